@@ -1,0 +1,244 @@
+"""What a run found out, as data: measurements, proofs, counts, and their JSON form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+SCHEMA = 1
+"""Version of the report's JSON form; it grows when a key changes its meaning or goes away."""
+
+MeasurementName = Literal["batch_time", "memory", "disk", "flops", "energy", "emissions"]
+Runtime = Literal["torch", "onnxruntime", "none"]
+ProofName = Literal["closed_gates", "reloaded", "onnx", "signature"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Repeated readings of one quantity on one network.
+
+    Attributes:
+        median: their median, in the measurement's unit.
+        samples: the readings themselves, in order.
+    """
+
+    median: float
+    samples: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times smaller the pruned network's reading is: dense / pruned.
+
+    Attributes:
+        value: ratio of the medians.
+        low: lower end of the 95 % bootstrap interval.
+        high: upper end of it.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One quantity, measured on the dense and on the pruned network under the same protocol.
+
+    Attributes:
+        name: what was measured.
+        runtime: what ran the network; ``none`` for files and counts.
+        batch: inputs per run, or None where that means nothing.
+        threads: CPU threads used, or None where that means nothing.
+        unit: of every number in it: ``ms``, ``MB``, ``GFLOP``, ``J``, ``gCO2e``.
+        dense: readings of the network that came in.
+        pruned: readings of the network that goes out.
+        ratio: dense / pruned, or None where a ratio means nothing.
+        how: protocol, device and provider in words, and whether measured or estimated.
+        verdict: the ratio read aloud: ``"21.3x faster"``, ``"no real difference"``.
+        extra: named figures that belong to this one: percentiles, grams per 1,000 inferences.
+    """
+
+    name: MeasurementName
+    runtime: Runtime
+    batch: int | None
+    threads: int | None
+    unit: str
+    dense: Series
+    pruned: Series
+    ratio: Ratio | None
+    how: str
+    verdict: str = ""
+    extra: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One comparison of two networks that must compute the same.
+
+    Attributes:
+        name: which of the four proofs.
+        passed: whether every bound held.
+        error: max|a - b| / max|b|.
+        tolerance: the bound on ``error``, or None where only ``error_of_spread`` is bounded.
+        error_of_spread: max|a - b| / s; s is the mean standard deviation of the output over the inputs.
+        tolerance_of_spread: the bound on ``error_of_spread``, or None.
+        spread: s / max|b|; at 1e-3 or below the comparison says nothing and can't pass.
+        how: what was compared, in words: precision, inputs, batch sizes.
+    """
+
+    name: ProofName
+    passed: bool
+    error: float
+    tolerance: float | None
+    error_of_spread: float | None
+    tolerance_of_spread: float | None
+    spread: float | None
+    how: str
+
+
+@dataclass(frozen=True)
+class Count:
+    """How much of something there is before and after: nodes, weights, parameters, FLOPs.
+
+    Attributes:
+        before: in the network that came in.
+        after: in the network that goes out.
+        removed: 1 - after / before.
+        asked: the fraction asked for, or None where it was not the budget's unit.
+    """
+
+    before: int
+    after: int
+    removed: float
+    asked: float | None = None
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A layer that was not cut, and why not."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy in [0, 1] on images that neither scored nor trained.
+
+    Attributes:
+        before: of the network that came in.
+        cut: right after the cut.
+        finetuned: after fine-tuning, or None where there was none.
+        images: how many images it was taken on.
+        how: which images these are.
+    """
+
+    before: float
+    cut: float
+    finetuned: float | None
+    images: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run found out; ``report.json`` is this and nothing else.
+
+    Attributes:
+        method: name of the method or of the score.
+        model: what was compressed, as the user named it, without folders.
+        seed: of everything random.
+        nodes: output channels and units of every conv and linear layer but the output layers.
+        weights: entries of conv and linear weights.
+        parameters: entries of every parameter.
+        flops: multiply-adds of one input, or None where they can't be counted.
+        widths: layer -> (outputs before, outputs after), of every conv and linear layer.
+        protected: layers that were not cut, and why not.
+        samples: inputs that scored.
+        draws: weight draws of NTK-SAP, or None where it was not asked.
+        trained: whether the network counts as trained.
+        trained_why: how that was decided.
+        data: where the scoring inputs came from.
+        proofs: in the order in which they were run.
+        accuracy: or None without data.
+        measurements: empty where none was asked for.
+        seconds: wall time by step: ``score``, ``cut``, ``finetune``, ...
+        break_even: inferences until the energy spent on compressing is earned back, or None.
+        notes: what a reader must know to read the numbers.
+        software: name -> version.
+        hardware: name -> value; no user name, host name or path.
+        schema: version of this form.
+    """
+
+    method: str
+    model: str
+    seed: int
+    nodes: Count
+    weights: Count
+    parameters: Count
+    flops: Count | None
+    widths: Mapping[str, tuple[int, int]]
+    protected: tuple[Protected, ...]
+    samples: int
+    draws: int | None
+    trained: bool
+    trained_why: str
+    data: str
+    proofs: tuple[Proof, ...]
+    accuracy: Accuracy | None = None
+    measurements: tuple[Measurement, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    break_even: float | None = None
+    notes: tuple[str, ...] = ()
+    software: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def to_json(report: Report) -> str:
+    """Write a report as one JSON document, two spaces deep, keys in the order of :class:`Report`.
+
+    Raises:
+        ValueError: the report holds NaN or infinity, which JSON has no word for.
+    """
+    return json.dumps(asdict(report), indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Report:
+    """Read what :func:`to_json` wrote.
+
+    Raises:
+        ValueError: the text is no report of this schema.
+    """
+    try:
+        raw: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not a report: {error}") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        got = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+        raise ValueError(f"not a report of schema {SCHEMA}: got schema {got!r}")
+    try:
+        return _report(raw)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a report of schema {SCHEMA}: {error}") from error
+
+
+def _report(raw: dict[str, Any]) -> Report:
+    counts = {key: raw[key] and Count(**raw[key]) for key in ("nodes", "weights", "parameters", "flops")}
+    rebuilt = {
+        "widths": {layer: (int(before), int(after)) for layer, (before, after) in raw["widths"].items()},
+        "protected": tuple(Protected(**row) for row in raw["protected"]),
+        "proofs": tuple(Proof(**row) for row in raw["proofs"]),
+        "accuracy": raw["accuracy"] and Accuracy(**raw["accuracy"]),
+        "measurements": tuple(_measurement(row) for row in raw["measurements"]),
+        "notes": tuple(raw["notes"]),
+    }
+    return Report(**{**raw, **counts, **rebuilt})
+
+
+def _measurement(row: dict[str, Any]) -> Measurement:
+    sides = {side: Series(row[side]["median"], tuple(row[side]["samples"])) for side in ("dense", "pruned")}
+    return Measurement(**{**row, **sides, "ratio": row["ratio"] and Ratio(**row["ratio"])})

@@ -1,0 +1,36 @@
+"""Structured pruning and deployment for PyTorch: score, cut, prove, export and measure.
+
+The public names are imported when they are first used, so that ``structprune --help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from structprune._version import __version__
+
+if TYPE_CHECKING:
+    from structprune.channels import channel_groups
+    from structprune.checkpoint import load
+    from structprune.pipeline import Compressed, compress, score
+
+_HOMES = {
+    "Compressed": "pipeline",
+    "channel_groups": "channels",
+    "compress": "pipeline",
+    "load": "checkpoint",
+    "score": "pipeline",
+}
+
+__all__ = ["Compressed", "__version__", "channel_groups", "compress", "load", "score"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

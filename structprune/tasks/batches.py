@@ -91,7 +91,7 @@ def to_batches(
         batch_size: images a batch; the last one holds what is left.
 
     Returns:
-        An iterable of (images (n,C,H,W) float32, labels (n,) int64) on the CPU, in order, without augmentation.
+        An iterable of (images (n,C,H,W) float32, labels (n,) int64) on the CPU, in order, never augmented.
 
     Raises:
         InputError: the images have another number of channels than the network reads.
@@ -105,7 +105,7 @@ def to_batches(
 def fit(images_NCHW: Tensor, size: tuple[int, int, int]) -> Tensor:
     """Give uint8 images the channels, height and width of ``size``.
 
-    They are scaled, with antialiasing, until the tighter side fits, and the longer one is cropped at the centre.
+    They are scaled, with antialiasing, until the tighter side fits; the longer one is cropped at the centre.
 
     Args:
         images_NCHW: (N,C,H,W) uint8.
@@ -121,8 +121,12 @@ def fit(images_NCHW: Tensor, size: tuple[int, int, int]) -> Tensor:
     if adapted.shape[-2:] == (height, width):
         return adapted
     scale = max(height / adapted.shape[-2], width / adapted.shape[-1])
-    covering = [max(side, round(scale * old)) for side, old in zip((height, width), adapted.shape[-2:], strict=True)]
-    cropped: Tensor = transforms.center_crop(transforms.resize(adapted, covering, antialias=True), [height, width])
+    covering = [
+        max(side, round(scale * old)) for side, old in zip((height, width), adapted.shape[-2:], strict=True)
+    ]
+    cropped: Tensor = transforms.center_crop(
+        transforms.resize(adapted, covering, antialias=True), [height, width]
+    )
     return cropped
 
 
@@ -157,7 +161,9 @@ def _check_channels(images: ImageSet, channels: int) -> None:
 def _check_normalisation(channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
-            raise UsageError(f"{name} has {_counted(len(values), 'value')} and the network {channels} input channels")
+            raise UsageError(
+                f"{name} has {_counted(len(values), 'value')} and the network {channels} input channels"
+            )
     if not all(math.isfinite(value) for value in mean) or not all(0 < value < math.inf for value in std):
         raise UsageError(f"mean {mean} and std {std}; expected finite numbers, and std above 0")
 

@@ -22,7 +22,9 @@ def logits(outputs: object) -> Tensor:
     if not isinstance(found, Tensor):
         raise InputError(f"the network puts out a {type(found).__name__}; expected class scores (N, K)")
     if found.dim() != 2:
-        raise InputError(f"the network puts out a tensor of shape {tuple(found.shape)}; expected class scores (N, K)")
+        raise InputError(
+            f"the network puts out a tensor of shape {tuple(found.shape)}; expected class scores (N, K)"
+        )
     return found
 
 

@@ -1,0 +1,1 @@
+"""What leaves the toolkit: ONNX files, the proof that they compute the same, and the measurements."""

@@ -1,0 +1,54 @@
+"""How many bytes a network takes on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from exporters.networks import Network
+from exporters.readings import Reading, Readings
+
+MEGABYTE = 1e6
+
+
+def onnx_bytes(path: Path) -> int:
+    """Return the bytes of an ONNX file and of the weights beside it, where it has any.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    data = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of the module's weights as a safetensors file, written to a temporary folder."""
+    from safetensors.torch import save_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(model, str(path))
+        return path.stat().st_size
+
+
+def disk(networks: Sequence[Network]) -> tuple[Readings, Readings]:
+    """Size the networks' ONNX files, and their weights as safetensors, in MB of 1e6 bytes."""
+    files = [onnx_bytes(network.onnx) for network in networks]
+    weights = [weight_bytes(network.model) for network in networks]
+    return _readings("ONNX file", files), _readings("weights as safetensors", weights)
+
+
+def _readings(what: str, sizes: Sequence[int]) -> Readings:
+    return Readings(
+        name="disk",
+        runtime="none",
+        batch=None,
+        threads=None,
+        unit="MB",
+        how=f"{what}, bytes on disk / 1e6",
+        networks=tuple(Reading((size / MEGABYTE,), {"bytes": float(size)}) for size in sizes),
+        extra={"file": what},
+    )

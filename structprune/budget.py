@@ -1,0 +1,280 @@
+"""What may go and what goes: one global ranking of channels, cut to an exact number of nodes.
+
+Nothing here touches a network. The rules, in the order in which they matter:
+
+1. Every group keeps at least its floor, and a floor is never below one channel.
+2. Channels of a group with a divisor, or under an alignment, leave in steps that keep the width valid:
+   the worst of each block together.
+3. Steps leave from the worst mean score to the best; ties go by (group, channel), never by comparison
+   with a threshold.
+4. A step that costs more nodes than are left is passed over, and cheaper ones fill the remainder.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from structprune.channels import ChannelGroup, ChannelGroups
+from structprune.errors import TargetUnreachableError, UsageError
+
+Unit = Literal["nodes", "weights"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is to go.
+
+    Attributes:
+        remove: the fraction to remove, in [0, 1).
+        unit: of what.
+        floor: the fraction of its width that every group keeps at least; never less than one channel.
+        align: widths become multiples of it, or stay as they are.
+    """
+
+    remove: float
+    unit: Unit = "nodes"
+    floor: float = 0.02
+    align: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.remove < 1.0:
+            raise UsageError(f"{self.unit} {self.remove:g} is no fraction in [0, 1); 0.89 removes 89 %")
+        if not 0.0 <= self.floor < 1.0:
+            raise UsageError(f"floor {self.floor:g} is no fraction in [0, 1)")
+        if self.align < 1:
+            raise UsageError(f"align {self.align} is no positive number of channels")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays.
+
+    Attributes:
+        keep: group name -> (C,) bool tensor, True where the channel stays.
+        budget: what was asked.
+        reached: the fraction of the budget's unit that the plan removes.
+    """
+
+    keep: Mapping[str, Tensor]
+    budget: Budget
+    reached: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """Channels of one group that leave together or not at all.
+
+    Attributes:
+        channels: indices in the group, worst first.
+        cost: nodes that leave with them.
+        score: mean score of the channels.
+    """
+
+    channels: tuple[int, ...]
+    cost: int
+    score: float
+
+
+def select(scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget) -> Plan:
+    """Choose the channels that stay.
+
+    Args:
+        scores: group name -> (C,) scores, larger = keep, comparable over the whole network.
+        groups: the groups of the network, with the number of its nodes.
+        budget: how many nodes to remove.
+
+    Returns:
+        The plan; what it removes misses the target by less than the smallest step that could still leave.
+
+    Raises:
+        TargetUnreachableError: the floors, divisors or the alignment stand in the way; the message gives
+            the reachable range and the layers that block it.
+
+    Example:
+        >>> from structprune.channels import Coupling
+        >>> group = ChannelGroup("conv", 4, (Coupling("conv", (0, 1, 2, 3), (0, 1, 2, 3)),), ())
+        >>> network = ChannelGroups((group,), (), {"conv": 4}, ("fc",))
+        >>> select({"conv": torch.tensor([3.0, 1.0, 2.0, 1.0])}, network, Budget(0.5)).keep["conv"]
+        tensor([ True, False,  True, False])
+    """
+    target = round(budget.remove * groups.nodes)
+    steps = {group.name: tuple(removal_steps(group, scores[group.name], budget)) for group in groups}
+    _check_reachable(groups, steps, target, budget)
+    taken = _swap(steps, _fill(steps, target), target)
+    removed = _removed(steps, taken)
+    _check_met(steps, groups.nodes, target, removed, budget)
+    return Plan(_keep(groups, steps, taken), budget, removed / max(groups.nodes, 1))
+
+
+def removal_steps(group: ChannelGroup, scores_C: Tensor, budget: Budget) -> Iterator[Step]:
+    """Yield the steps in which a group may shrink, from the worst channels on, down to its floor.
+
+    Args:
+        group: the group, of C channels.
+        scores_C: its scores, larger = keep.
+        budget: its floor and alignment.
+
+    Yields:
+        Steps whose channels lie in every block of the group's divisor in equal number.
+    """
+    rows = _blocks_worst_first(group, scores_C)
+    costs = group.costs
+    for first, last in _row_ranges(group, budget):
+        channels = tuple(channel for row in rows[first:last] for channel in row)
+        mean = sum(scores_C[list(channels)].tolist()) / len(channels)
+        yield Step(channels, sum(costs[channel] for channel in channels), mean)
+
+
+def _blocks_worst_first(group: ChannelGroup, scores_C: Tensor) -> list[tuple[int, ...]]:
+    """Row j holds the j-th worst channel of each block; without a divisor a row is one channel."""
+    width = group.size // group.divisor
+    blocks = scores_C.reshape(group.divisor, width)
+    order = torch.sort(blocks, dim=1, stable=True).indices + width * torch.arange(group.divisor)[:, None]
+    return [tuple(row) for row in order.T.tolist()]
+
+
+def _row_ranges(group: ChannelGroup, budget: Budget) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of rows that leave together: single rows, or what ends on an aligned width."""
+    multiple = math.lcm(budget.align, group.divisor) // group.divisor
+    rows = group.size // group.divisor
+    least = max(1, math.ceil(budget.floor * rows - 1e-9))
+    least = math.ceil(least / multiple) * multiple
+    width = rows
+    while (smaller := (math.ceil(width / multiple) - 1) * multiple) >= least:
+        yield rows - width, rows - smaller
+        width = smaller
+
+
+def reachable(groups: ChannelGroups, budget: Budget) -> float:
+    """Return the largest fraction of nodes that floors, divisors and the alignment allow to remove."""
+    steps = {g.name: tuple(removal_steps(g, torch.zeros(g.size), budget)) for g in groups}
+    return _removed(steps, {name: len(row) for name, row in steps.items()}) / max(groups.nodes, 1)
+
+
+Steps = Mapping[str, Sequence[Step]]
+Taken = dict[str, int]
+"""How many of a group's steps leave; they leave in the group's own order."""
+
+
+def _fill(steps: Steps, target: int) -> Taken:
+    """Take steps from the worst on while they fit.
+
+    A step enters the queue when its predecessor is taken. Means grow within a group, so the queue yields
+    the order of one global sort.
+    """
+    names = list(steps)
+    queue = [(steps[name][0].score, i, 0) for i, name in enumerate(names) if steps[name]]
+    heapq.heapify(queue)
+    taken = dict.fromkeys(names, 0)
+    left = target
+    while queue:
+        _, i, position = heapq.heappop(queue)
+        row = steps[names[i]]
+        if row[position].cost > left:
+            continue
+        left -= row[position].cost
+        taken[names[i]] += 1
+        if position + 1 < len(row):
+            heapq.heappush(queue, (row[position + 1].score, i, position + 1))
+    return taken
+
+
+def _swap(steps: Steps, taken: Taken, target: int) -> Taken:
+    """Trade cheap steps for dearer ones until the rest is smaller than the smallest step.
+
+    Needed where every cheap group is at its floor and what is left is less than a step of the others.
+    """
+    smallest = _smallest_step(steps)
+    while (left := target - _removed(steps, taken)) >= smallest:
+        trades = [(rest, loss, a, b, k) for rest, loss, a, b, k in _trades(steps, taken, left) if rest < left]
+        if not trades:
+            break
+        _, _, dearer, cheaper, returned = min(trades)
+        taken = {**taken, dearer: taken[dearer] + 1}
+        taken[cheaper] -= returned
+    return taken
+
+
+def _trades(steps: Steps, taken: Taken, left: int) -> Iterator[tuple[int, float, str, str, int]]:
+    """Yield (what stays left, score lost, group that takes a step, group that returns k, k)."""
+    heads = {name: row[taken[name]] for name, row in steps.items() if taken[name] < len(row)}
+    for dearer, head in heads.items():
+        for cheaper, row in steps.items():
+            returned, loss = 0, head.score
+            for k, step in enumerate(reversed(row[: taken[cheaper]]), start=1):
+                returned, loss = returned + step.cost, loss - step.score
+                if cheaper != dearer and left + returned >= head.cost:
+                    yield left + returned - head.cost, loss, dearer, cheaper, k
+                    break
+
+
+def _keep(groups: ChannelGroups, steps: Steps, taken: Taken) -> dict[str, Tensor]:
+    keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
+    for name, count in taken.items():
+        gone = [channel for step in steps[name][:count] for channel in step.channels]
+        keep[name][gone] = False
+    return keep
+
+
+def _removed(steps: Steps, taken: Taken) -> int:
+    return sum(step.cost for name, count in taken.items() for step in steps[name][:count])
+
+
+def _smallest_step(steps: Steps) -> int:
+    return min((step.cost for row in steps.values() for step in row), default=1)
+
+
+def _check_reachable(groups: ChannelGroups, steps: Steps, target: int, budget: Budget) -> None:
+    most = _removed(steps, {name: len(row) for name, row in steps.items()})
+    if target <= most:
+        return
+    blocking = "; ".join(_obstacles(groups, steps))
+    raise TargetUnreachableError(
+        f"nodes {budget.remove:g} can't be reached: this network allows 0 to {_floor3(most / groups.nodes):.3f} "
+        f"({most} of {groups.nodes} nodes){_settings(budget)}; in the way: {blocking}"
+    )
+
+
+def _obstacles(groups: ChannelGroups, steps: Steps, most: int = 4) -> Iterator[str]:
+    """Name what keeps the most nodes: protected layers by their reason, then groups at their floor."""
+    by_reason: dict[str, list[str]] = {}
+    for row in groups.protected:
+        if row.layer in groups.widths:
+            by_reason.setdefault(row.reason, []).append(row.layer)
+    for reason, layers in by_reason.items():
+        nodes = sum(groups.widths[layer] for layer in layers)
+        yield f"{nodes} nodes of {_few(layers)} ({reason})"
+    kept = {g.name: sum(g.costs) - sum(step.cost for step in steps[g.name]) for g in groups}
+    worst = sorted(kept, key=lambda name: -kept[name])[:most]
+    if worst:
+        yield "at their narrowest " + ", ".join(f"{name} ({kept[name]} nodes)" for name in worst)
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _settings(budget: Budget) -> str:
+    align = f" in widths of multiples of {budget.align}" if budget.align > 1 else ""
+    return f"{align} with a floor of {budget.floor:g} of each width"
+
+
+def _floor3(fraction: float) -> float:
+    """Round down, so that the range that is named can itself be asked for."""
+    return math.floor(fraction * 1000) / 1000
+
+
+def _check_met(steps: Steps, nodes: int, target: int, removed: int, budget: Budget) -> None:
+    heads = [step.cost for row in steps.values() for step in row]
+    if heads and target - removed >= max(heads):
+        raise TargetUnreachableError(
+            f"nodes {budget.remove:g} can't be met: the nearest is {removed / nodes:.4f}"
+            f"{_settings(budget)}, because channels leave in steps of {min(heads)} to {max(heads)} nodes"
+        )

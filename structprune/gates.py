@@ -1,0 +1,228 @@
+"""Gates: tensors of ones that multiply something, so that everything that is scored has a derivative.
+
+A channel gate sits where its channel is read: it multiplies the input of every layer that reads it. That
+equals a factor on the layer's weight along its input dimension, and closing it is exactly what removing
+the channel does, whatever lies between. A weight gate multiplies a weight entry by entry.
+
+Letters: C channels of a group, I inputs of a layer, O outputs, G conv groups, k kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from structprune.channels import ChannelGroups
+from structprune.layers import (
+    Conv,
+    ConvTranspose,
+    conv_groups,
+    in_width,
+    is_depthwise,
+    weight_of,
+    weighted_layers,
+)
+
+Gates = Mapping[str, Tensor]
+Scale = Callable[[Gates], Tensor]
+
+
+@dataclass(frozen=True)
+class GatedModel:
+    """A model whose weights or inputs are multiplied by gates, by functional calls only.
+
+    Attributes:
+        model: the network; calling the gated model leaves it as it was.
+        shapes: gate name -> shape.
+        weight_scales: parameter name -> the factor on it, from the gates.
+        input_scales: layer name -> the factor on its input, from the gates.
+        producers: gate name -> names of the layers whose output channels (or weights) it stands for.
+    """
+
+    model: nn.Module
+    shapes: Mapping[str, torch.Size]
+    weight_scales: Mapping[str, Scale]
+    input_scales: Mapping[str, Scale] = field(default_factory=dict)
+    producers: Mapping[str, tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]] = field(
+        default_factory=dict
+    )
+
+    def ones(self, requires_grad: bool = True) -> dict[str, Tensor]:
+        """Return open gates, on the model's device and in its precision."""
+        like = next(self.model.parameters())
+        kind = {"dtype": like.dtype, "device": like.device}
+        return {
+            name: torch.ones(shape, requires_grad=requires_grad, **kind)  # type: ignore[call-overload]
+            for name, shape in self.shapes.items()
+        }
+
+    def __call__(
+        self,
+        gates: Gates,
+        inputs: Sequence[Tensor],
+        parameters: Mapping[str, Tensor] | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> Any:
+        """Run the network with gates.
+
+        Args:
+            gates: gate name -> tensor of its shape.
+            inputs: positional arguments of the network's forward pass.
+            parameters: values that stand in for the network's own, before gates multiply them.
+            buffers: buffers that stand in for the network's own; they are written to, where the network
+                writes to its buffers.
+
+        Returns:
+            What the network returns.
+        """
+        own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        values = {**own, **(parameters or {})}
+        scaled = {name: values[name] * scale(gates) for name, scale in self.weight_scales.items()}
+        stand_ins = {**self._scratch_buffers(), **(buffers or {})}
+        with _scaled_inputs(self.model, {name: s(gates) for name, s in self.input_scales.items()}):
+            return functional_call(self.model, {**values, **scaled, **stand_ins}, tuple(inputs))
+
+    def _scratch_buffers(self) -> dict[str, Tensor]:
+        # Whatever a forward pass writes to a buffer, it writes to a copy.
+        return {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+
+
+def gate_channels(model: nn.Module, groups: ChannelGroups, input_bytes: Mapping[str, int]) -> GatedModel:
+    """Put one gate per channel of every group where the channel is read.
+
+    Args:
+        model: the network.
+        groups: its groups of coupled channels.
+        input_bytes: layer -> bytes of its input in one pass. A gate goes on the input where that is
+            smaller than the weight; both give the same scores, memory differs by up to a factor of two.
+
+    Returns:
+        The gated model, one gate of shape (C,) per group.
+    """
+    layers = dict(weighted_layers(model))
+    weight_scales: dict[str, Scale] = {}
+    input_scales: dict[str, Scale] = {}
+    for name, index_I in _gate_indices(layers, groups).items():
+        layer = layers[name]
+        on_input = input_bytes.get(name, 0) < weight_of(layer).nbytes and name in input_bytes
+        target = input_scales if on_input else weight_scales
+        view = _input_view(layer) if on_input else _weight_view(layer)
+        target[name if on_input else f"{name}.weight"] = _channel_scale(groups, index_I, view)
+    return GatedModel(
+        model=model,
+        shapes={group.name: torch.Size([group.size]) for group in groups},
+        weight_scales=weight_scales,
+        input_scales=input_scales,
+        producers={g.name: tuple((c.layer, c.channels, c.gates) for c in g.producers) for g in groups},
+    )
+
+
+def gate_weights(model: nn.Module) -> GatedModel:
+    """Put one gate on every entry of every conv and linear weight.
+
+    Returns:
+        The gated model, one gate of the weight's shape per layer, named as the parameter.
+    """
+    names = [f"{name}.weight" for name, _ in weighted_layers(model)]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return GatedModel(
+        model=model,
+        shapes={name: parameters[name].shape for name in names},
+        weight_scales={name: _weight_scale(name) for name in names},
+    )
+
+
+def _weight_scale(name: str) -> Scale:
+    return lambda gates: gates[name]
+
+
+def _gate_indices(layers: Mapping[str, nn.Module], groups: ChannelGroups) -> dict[str, Tensor]:
+    """For each layer that reads gated channels: (I,) positions in the gates laid end to end.
+
+    The last position, behind all gates, is a constant one for inputs without a gate.
+    """
+    ungated = sum(group.size for group in groups)
+    indices: dict[str, Tensor] = {}
+    offset = 0
+    for group in groups:
+        for consumer in group.consumers:
+            width = in_width(layers[consumer.layer])
+            index_I = indices.setdefault(consumer.layer, torch.full((width,), ungated))
+            index_I[list(consumer.channels)] = offset + torch.tensor(consumer.gates)
+        offset += group.size
+    return indices
+
+
+def _channel_scale(groups: ChannelGroups, index_I: Tensor, view: Callable[[Tensor], Tensor]) -> Scale:
+    names = [group.name for group in groups]
+
+    def scale(gates: Gates) -> Tensor:
+        ends = torch.cat([*(gates[name] for name in names), gates[names[0]].new_ones(1)])
+        return view(ends[index_I.to(ends.device)])
+
+    return scale
+
+
+def _input_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    spatial = len(layer.kernel_size) if isinstance(layer, Conv) else 0  # type: ignore[arg-type]
+    return lambda scale_I: scale_I.reshape(-1, *(1,) * spatial)
+
+
+def _weight_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Lay a factor per input along a weight's input dimension, for every kind of layer."""
+    weight = weight_of(layer)
+    kernel = (1,) * (weight.dim() - 2)
+    groups = conv_groups(layer)
+    if isinstance(layer, ConvTranspose):  # (I, O / G, k, k)
+        return lambda scale_I: scale_I.reshape(-1, 1, *kernel)
+    if groups == 1:  # (O, I, k, k)
+        return lambda scale_I: scale_I.reshape(1, -1, *kernel)
+    # (O, I / G, k, k): each conv group reads its own inputs.
+    outputs = weight.shape[0] // groups
+    return lambda scale_I: (
+        scale_I.reshape(groups, 1, -1, *kernel).expand(-1, outputs, *(-1,) * (1 + len(kernel))).flatten(0, 1)
+    )
+
+
+@contextmanager
+def _scaled_inputs(model: nn.Module, scales: Mapping[str, Tensor]) -> Iterator[None]:
+    """Multiply the inputs of some layers while the block runs; the hooks are gone when it ends."""
+    modules = dict(model.named_modules())
+    handles = []
+    try:
+        for name, scale in scales.items():
+            handles.append(modules[name].register_forward_pre_hook(_multiply(scale)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _multiply(scale: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    return lambda _, inputs: (inputs[0] * scale, *inputs[1:])
+
+
+def input_sizes(model: nn.Module, forward: Callable[[], object]) -> dict[str, int]:
+    """Run a forward pass and return layer -> bytes of its input, for every conv and linear layer."""
+    sizes: dict[str, int] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            sizes[name] = sizes.get(name, 0) + inputs[0].nbytes
+
+        return hook
+
+    layers = [(name, layer) for name, layer in weighted_layers(model) if not is_depthwise(layer)]
+    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes

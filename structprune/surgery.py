@@ -1,0 +1,144 @@
+"""Cutting: channels leave for good, by torch-pruning's layer functions.
+
+Every index names a channel of the dense network and every layer is cut once per side, so no cut can
+shift the indices of another.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from structprune.budget import Plan
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling
+from structprune.layers import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    conv_groups,
+    is_depthwise,
+    out_width,
+    weighted_layers,
+)
+
+Cuts = dict[str, set[int]]
+"""Layer name -> dense indices that leave."""
+
+
+def shrink(model: nn.Module, groups: ChannelGroups, plan: Plan) -> nn.Module:
+    """Remove the channels that a plan does not keep.
+
+    Args:
+        model: the dense network; it stays as it is.
+        groups: its groups of channels.
+        plan: what stays of each.
+
+    Returns:
+        A copy that is smaller, a plain module that trains and saves like any other.
+    """
+    small = copy.deepcopy(model)
+    layers = dict(small.named_modules())
+    for name, channels in cuts(groups, plan, "consumers").items():
+        _cut_inputs(layers[name], sorted(channels))
+    for side in ("producers", "carriers"):
+        for name, channels in cuts(groups, plan, side).items():
+            _cut_outputs(layers[name], sorted(channels))
+    return small
+
+
+def cuts(groups: ChannelGroups, plan: Plan, side: str) -> Cuts:
+    """Return layer -> dense indices that leave it, for its ``producers``, ``consumers`` or ``carriers``."""
+    gone: Cuts = defaultdict(set)
+    for group in groups:
+        keep = plan.keep[group.name].tolist()
+        for coupling in _couplings(group, side):
+            leaving = (c for c, gate in zip(coupling.channels, coupling.gates, strict=True) if not keep[gate])
+            gone[coupling.layer].update(leaving)
+    return {name: channels for name, channels in gone.items() if channels}
+
+
+def _couplings(group: ChannelGroup, side: str) -> tuple[Coupling, ...]:
+    return {"producers": group.producers, "consumers": group.consumers, "carriers": group.carriers}[side]
+
+
+def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
+    import torch_pruning as tp
+
+    if is_depthwise(layer):
+        tp.prune_depthwise_conv_out_channels(layer, channels)
+    elif isinstance(layer, Conv):
+        tp.prune_conv_out_channels(layer, channels)
+    elif isinstance(layer, nn.Linear):
+        tp.prune_linear_out_channels(layer, channels)
+    elif isinstance(layer, BatchNorm):
+        tp.prune_batchnorm_out_channels(layer, channels)
+    elif isinstance(layer, nn.PReLU):
+        tp.prune_prelu_out_channels(layer, channels)
+    else:
+        raise TypeError(f"no way is known to cut the channels of a {type(layer).__name__}")
+
+
+def _cut_inputs(layer: nn.Module, channels: list[int]) -> None:
+    import torch_pruning as tp
+
+    if isinstance(layer, nn.Linear):
+        tp.prune_linear_in_channels(layer, channels)
+    elif conv_groups(layer) == 1:
+        tp.prune_conv_in_channels(layer, channels)
+    else:
+        _cut_grouped_inputs(layer, channels)
+
+
+def _cut_grouped_inputs(layer: nn.Module, channels: list[int]) -> None:
+    # torch-pruning keeps in every conv group the positions that it keeps in the first one; here each
+    # group loses its own.
+    assert isinstance(layer, Conv)
+    width = layer.in_channels // layer.groups
+    keep = torch.ones(layer.in_channels, dtype=torch.bool)
+    keep[channels] = False
+    kept_GI = [torch.nonzero(row).flatten() for row in keep.reshape(layer.groups, width)]
+    with torch.no_grad():
+        weight = _select_transposed(layer, keep) if isinstance(layer, ConvTranspose) else _select(layer, kept_GI)
+    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=layer.weight.requires_grad)
+    layer.in_channels -= len(channels)
+
+
+def _select(layer: Conv, kept_GI: list[Tensor]) -> Tensor:
+    blocks = layer.weight.chunk(layer.groups, dim=0)
+    return torch.cat([w[:, kept.to(w.device)] for w, kept in zip(blocks, kept_GI, strict=True)])
+
+
+def _select_transposed(layer: Conv, keep: Tensor) -> Tensor:
+    return layer.weight[keep.to(layer.weight.device)]
+
+
+def widths(dense: nn.Module, small: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return layer -> (outputs before, outputs after) of every conv and linear layer."""
+    after = dict(weighted_layers(small))
+    return {name: (out_width(layer), out_width(after[name])) for name, layer in weighted_layers(dense)}
+
+
+def weight_entries(model: nn.Module) -> int:
+    """Return the number of entries of conv and linear weights."""
+    return sum(layer.weight.numel() for _, layer in weighted_layers(model))  # type: ignore[operator]
+
+
+def untouched(dense: nn.Module, small: nn.Module, protected: Mapping[str, str]) -> Iterator[str]:
+    """Yield the layers that kept every output and are not protected."""
+    for name, (before, after) in widths(dense, small).items():
+        if before == after and name not in protected:
+            yield name
+
+
+def compose(first: Plan, second: Plan) -> dict[str, Tensor]:
+    """Return what two plans in a row keep, the second one made for the network that the first one left."""
+    keep = {name: kept.clone() for name, kept in first.keep.items()}
+    for name, kept in second.keep.items():
+        keep[name][first.keep[name]] = kept
+    return keep
+
+

@@ -1,0 +1,118 @@
+"""Images and labels from an ``.npz`` file, never through pickle."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from structprune.errors import InputError
+from structprune.tasks.images import ImageSet, Labels, Pixels
+
+Split = Literal["train", "test"]
+
+WHOLE: tuple[tuple[str, str], ...] = (("images", "labels"), ("x", "y"))
+"""Names of (images, labels) in a file that has one part only."""
+
+PARTS: Mapping[Split, tuple[tuple[str, str], ...]] = {
+    "train": (("train_images", "train_labels"), ("images_train", "labels_train"), ("x_train", "y_train")),
+    "test": (("test_images", "test_labels"), ("images_test", "labels_test"), ("x_test", "y_test")),
+}
+"""Names of (images, labels) in a file that brings its own training and test part."""
+
+CLASS_NAMES = ("classes", "class_names")
+MOST_CLASSES = 1_000_000
+UNREADABLE = (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises on files that are no archive, cut off, damaged, encrypted, or hold pickled objects."""
+
+
+def read_npz(path: Path, split: Split) -> ImageSet:
+    """Read uint8 images and integer labels; ``split`` matters where the file has both parts.
+
+    Raises:
+        InputError: the file is no such archive, or its arrays are not labelled uint8 images.
+    """
+    names = array_names(path)
+    images_name, labels_name = _chosen(names, split, path.name)
+    classes_name = next((name for name in CLASS_NAMES if name in names), None)
+    wanted = [name for name in (images_name, labels_name, classes_name) if name is not None]
+    arrays = _load(path, wanted)
+    images = _images(arrays[images_name], f"{images_name!r} of {path.name}")
+    labels = _labels(arrays[labels_name], len(images), f"{labels_name!r} of {path.name}")
+    given = None if classes_name is None else arrays[classes_name]
+    return ImageSet(images, labels, _classes(given, labels, path.name), name=path.stem)
+
+
+def array_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the arrays in an ``.npz`` file.
+
+    Raises:
+        InputError: the file is no such archive.
+    """
+    return tuple(_open(path, lambda archive: archive.files))
+
+
+def has_test_part(path: Path) -> bool:
+    """Tell whether an ``.npz`` file brings its own training and test part."""
+    names = array_names(path)
+    return all(any(set(pair) <= set(names) for pair in pairs) for pairs in PARTS.values())
+
+
+def _load(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
+    loaded: dict[str, NDArray[Any]] = _open(path, lambda archive: {name: archive[name] for name in names})
+    return loaded
+
+
+def _open(path: Path, take: Any) -> Any:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return take(archive)
+    except (*UNREADABLE, AttributeError, TypeError) as error:
+        # A lone .npy array is no context manager and has no files: the last two.
+        raise InputError(f"{path.name} can't be read as an .npz file of plain arrays: {error}") from error
+
+
+def _chosen(names: tuple[str, ...], split: Split, file: str) -> tuple[str, str]:
+    for pair in (*PARTS[split], *WHOLE):
+        if set(pair) <= set(names):
+            return pair
+    hint = "; 'resid' is a difference code, to be decoded to plain pixels first" if "resid" in names else ""
+    expected = " or ".join(f"{images} and {labels}" for images, labels in (*WHOLE, *PARTS[split]))
+    raise InputError(f"{file} holds {', '.join(names) or 'nothing'}; expected {expected}{hint}")
+
+
+def _images(array: NDArray[Any], what: str) -> Pixels:
+    if array.dtype != np.uint8:
+        raise InputError(f"{what} are {array.dtype}; expected uint8 pixels from 0 to 255")
+    if array.ndim not in (3, 4):
+        raise InputError(
+            f"{what} have shape {array.shape}; expected (N, H, W, C), or (N, H, W) where they are grey"
+        )
+    if 0 in array.shape:
+        raise InputError(f"{what} have shape {array.shape}; expected at least one image")
+    return array if array.ndim == 4 else array[..., None]
+
+
+def _labels(array: NDArray[Any], count: int, what: str) -> Labels:
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{what} are {array.dtype}; expected integers, one class number an image")
+    if array.shape not in ((count,), (count, 1)):
+        raise InputError(f"{what} have shape {array.shape} beside {count} images; expected ({count},)")
+    least, most = int(array.min()), int(array.max())
+    if least < 0 or most >= MOST_CLASSES:
+        raise InputError(f"{what} reach from {least} to {most}; expected class numbers from 0 on")
+    return array.reshape(-1).astype(np.int64)
+
+
+def _classes(given: NDArray[Any] | None, labels: Labels, file: str) -> tuple[str, ...]:
+    count = int(labels.max()) + 1
+    if given is None:
+        return tuple(map(str, range(count)))
+    if given.ndim != 1 or len(given) < count:
+        raise InputError(f"{file} names {given.size} classes and its labels go up to {count - 1}")
+    return tuple(map(str, given))

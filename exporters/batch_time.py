@@ -1,4 +1,4 @@
-"""How long a batch takes, in PyTorch and in ONNX Runtime, in warmed blocks that alternate between the networks."""
+"""How long a batch takes, in PyTorch and in ONNX Runtime, in warmed blocks that take turns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from exporters.providers import PROVIDERS, Timed, check_device, device_kind, onn
 from exporters.readings import Reading, Readings, against_first
 from structprune.report import Measurement, Runtime
 
-BLOCKS = range(6, 17)
+BLOCKS = range(6, 13)
 """Fewest and most blocks a network; even at both ends, since every other round runs in reverse order."""
 
 BLOCK_SECONDS = 0.1
@@ -61,7 +62,7 @@ def batch_time(
         seconds: time to spend on each network, about.
 
     Returns:
-        Samples are the medians of the blocks, in ms; 5th, 50th and 95th percentile over all runs are in ``extra``.
+        Samples are the medians of the blocks, in ms; percentiles 5, 50 and 95 over all runs are in ``extra``.
 
     Raises:
         DeviceUnavailableError: the device or ONNX Runtime's provider for it is not there.
@@ -129,7 +130,7 @@ def _runner(
 
 
 def _torch_runner(
-    model: nn.Module, inputs: tuple[Tensor, ...], timed: Callable[[Timed | Callable[[], object]], float]
+    model: nn.Module, inputs: tuple[Tensor, ...], timed: Callable[[Callable[[], object]], float]
 ) -> Timed:
     def run() -> float:
         with torch.inference_mode():
@@ -146,7 +147,8 @@ def _cpu_timed(run: Callable[[], object]) -> float:
 
 def _cuda_timed(run: Callable[[], object]) -> float:
     """Time on the device's own clock, from an idle device to an idle device."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event
+    start, end = event(enable_timing=True), event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()
     run()
@@ -158,8 +160,8 @@ def _cuda_timed(run: Callable[[], object]) -> float:
 def timed_blocks(runs: Sequence[Timed], seconds: float) -> list[np.ndarray]:
     """Time several runners in warmed blocks, one block of each in turn, every other round in reverse.
 
-    Runs that alternate one by one let a large network evict a small one's weights from the cache; a block that
-    begins with untimed runs measures each as it runs by itself. Rounds cancel what drifts.
+    Runs that alternate one by one let a large network evict a small one's weights from the cache; a block
+    that begins with untimed runs measures each as it runs by itself. Rounds cancel what drifts.
 
     Args:
         runs: one runner a network.

@@ -43,10 +43,10 @@ def check_onnx(
     rtol: float = 1e-4,
     rtol_of_spread: float = 1e-2,
 ) -> Proof:
-    """Compare a module in evaluation mode with its ONNX file in ONNX Runtime on the CPU, at several batch sizes.
+    """Compare a module in evaluation mode with its ONNX file in ONNX Runtime, at several batch sizes.
 
-    With b the module's output, a the file's and s the mean over output elements of b's standard deviation over
-    all N inputs: passed only if max|a - b| / max|b| < ``rtol``, max|a - b| / s < ``rtol_of_spread`` and
+    With b the module's output, a the file's and s the mean over output elements of b's standard deviation
+    over all N inputs: passed only if max|a - b| / max|b| < ``rtol``, max|a - b| / s < ``rtol_of_spread`` and
     s / max|b| > 1e-3, everything finite, for every output and batch size. The worst figures are reported.
 
     Args:
@@ -58,8 +58,8 @@ def check_onnx(
         rtol_of_spread: bound relative to the outputs' spread.
 
     Returns:
-        The proof ``"onnx"``. Its figures are infinite where the file can't be run at a batch size, gives other
-        shapes, or something is not finite.
+        The proof ``"onnx"``. Its figures are infinite where the file can't be run at a batch size, gives
+        other shapes, or something is not finite.
 
     Raises:
         InputError: there are too few inputs, or the file can't be opened.
@@ -106,7 +106,7 @@ def _gaps(
 
 
 def _gap(a: Tensor, b: Tensor, whole: Tensor) -> _Gap:
-    """Hold the file's output a against the module's b, both [n, ...]; ``whole`` is b over all inputs, [N, ...]."""
+    """Hold the file's a against the module's b, both [n, ...]; ``whole`` is b over all inputs, [N, ...]."""
     if a.shape != b.shape:
         return _APART
     a, b, whole = a.double(), b.double(), whole.double()
@@ -121,6 +121,6 @@ def _how(session: Session, outputs: dict[str, Tensor], batches: Sequence[int], g
     sizes = ", ".join(map(str, batches))
     precisions = ", ".join(sorted({str(output.dtype).removeprefix("torch.") for output in outputs.values()}))
     return (
-        f"PyTorch against ONNX Runtime ({running_provider(session)}), {precisions}, {len(outputs)} output(s), "
+        f"PyTorch against ONNX Runtime, {running_provider(session)}; {precisions}, {len(outputs)} output(s), "
         f"batches of {sizes}, spread over {given} inputs; the worst of them"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -34,18 +35,27 @@ def count_flops(model: nn.Module, example: tuple[Tensor, ...]) -> int:
 
 @contextmanager
 def _countable(model: nn.Module) -> Iterator[None]:
-    """Run fused kernels that the counter doesn't know as the products that they stand for."""
+    """Run fused kernels, which the counter doesn't know, as the products that they stand for."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            sdpa_kernel(SDPBackend.MATH),
-            torch.backends.mkldnn.flags(enabled=not recurrent and torch.backends.mkldnn.enabled),
-        ):
+        with sdpa_kernel(SDPBackend.MATH), _recurrent_in_steps(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def _recurrent_in_steps(model: nn.Module) -> Iterator[None]:
+    """Keep oneDNN from taking a whole LSTM or GRU in one kernel; convolutions may keep it."""
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    with warnings.catch_warnings():
+        # Setting any flag of oneDNN warns about those that this build of PyTorch lacks.
+        warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def flops(models: Sequence[nn.Module], example: tuple[Tensor, ...]) -> Readings:

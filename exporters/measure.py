@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ def measure(
         batches: batch sizes to time; memory and energy take the first.
         threads: CPU threads inside an operator.
         seconds: time in which energy is taken, for each network.
-        country: three-letter ISO code of the electricity used; None as in :class:`exporters.emissions.Tracker`.
+        country: three-letter ISO code of the electricity used; None as in :class:`exporters.tracker.Tracker`.
         progress: called with the name of what is measured next.
 
     Returns:
@@ -116,7 +117,7 @@ def measure_many(
     """Measure networks side by side, each held against the first.
 
     Returns:
-        One entry a network. The first one's holds it on its own, without ratios; the notes are the same in all.
+        One entry a network. The first one's holds it on its own, without ratios; all have the same notes.
 
     Raises:
         UsageError: an option makes no sense.
@@ -156,15 +157,27 @@ def _probes(
     networks: Sequence[Network], example: tuple[Tensor, ...], setting: Setting
 ) -> Iterator[tuple[str, Probe]]:
     """Yield each probe with its name; none has run yet."""
+    device, threads, first = setting.device, setting.threads, setting.batches[0]
     models, files = [network.model for network in networks], [network.onnx for network in networks]
-    where = {"device": setting.device, "threads": setting.threads}
-    first = setting.batches[0]
+    forms: dict[str, Sequence[nn.Module | Path]] = {"torch": models, "onnxruntime": files}
+
+    def timing(runtime: str, batch: int) -> tuple[Readings, ...]:
+        return (batch_times(forms[runtime], example, batch=batch, device=device, threads=threads),)
+
     yield "flops", lambda: (flops(models, example),)
     yield "disk", lambda: disk(networks)
-    for batch in setting.batches:
-        for runtime, forms in (("torch", models), ("onnxruntime", files)):
-            timing = partial(batch_times, forms, example, batch=batch, **where)
-            yield f"batch_time ({runtime}, batch {batch})", lambda timing=timing: (timing(),)
-    yield "memory", lambda: (memory(networks, example, batch=first, **where),)
-    energy = partial(emissions, files, example, batch=first, **where)
-    yield "energy", lambda: energy(seconds=setting.seconds, country=setting.country)
+    for batch, runtime in product(setting.batches, forms):
+        yield f"batch time ({runtime}, batch {batch})", partial(timing, runtime, batch)
+    yield "memory", lambda: (memory(networks, example, batch=first, device=device, threads=threads),)
+    yield (
+        "energy",
+        lambda: emissions(
+            files,
+            example,
+            batch=first,
+            device=device,
+            threads=threads,
+            seconds=setting.seconds,
+            country=setting.country,
+        ),
+    )

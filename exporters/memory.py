@@ -1,4 +1,4 @@
-"""How much memory a network takes: on the CPU a process's peak resident set, on CUDA what PyTorch allocated."""
+"""How much memory a network takes: on the CPU a process's resident set, on CUDA what PyTorch allocated."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -56,42 +58,39 @@ def memory(
 
 def _on_cpu(networks: Sequence[Network], inputs: tuple[Tensor, ...], batch: int, threads: int) -> Readings:
     """Run each network's ONNX file in processes of its own, in turn with the others."""
-    rounds = [[resident_set(network.onnx, inputs, threads) for network in networks] for _ in range(REPEATS)]
+    jobs = [(network.onnx, feeds(open_session(network.onnx), inputs)) for network in networks]
+    rounds = [[resident_set(path, arrays, threads) for path, arrays in jobs] for _ in range(REPEATS)]
     return Readings(
         name="memory",
         runtime="onnxruntime",
         batch=batch,
         threads=threads,
         unit="MB",
-        how=f"peak resident set (CPU) of a process that loads the ONNX file and runs it {RUNS} times, interpreter and "
-        f"libraries included; {REPEATS} processes a network; 'network' is what comes on top of the 'baseline'",
+        how=f"peak resident set (CPU) of a process that loads the ONNX file and runs it {RUNS} times; "
+        f"{REPEATS} processes a network; 'baseline' is the interpreter and its libraries, 'network' the rest",
         networks=tuple(_resident(taken) for taken in zip(*rounds, strict=True)),
     )
 
 
-def resident_set(path: Path, inputs: tuple[Tensor, ...], threads: int = 1) -> Mapping[str, int]:
+def resident_set(path: Path, arrays: Mapping[str, npt.NDArray[Any]], threads: int = 1) -> Mapping[str, int]:
     """Run an ONNX file in a process of its own.
 
+    Args:
+        path: the ONNX file.
+        arrays: its inputs by name.
+        threads: CPU threads inside an operator.
+
     Returns:
-        Peak resident sets in bytes: ``baseline`` with interpreter, libraries and inputs loaded, ``peak`` after
-        running the network.
+        Peak resident sets in bytes: ``baseline`` with interpreter, libraries and inputs loaded, ``peak``
+        after running the network.
 
     Raises:
         InputError: the file can't be run.
     """
-    arrays = feeds(open_session(path, threads=threads), inputs)
     with tempfile.TemporaryDirectory() as folder:
         held = Path(folder) / "inputs.npz"
-        np.savez(held, **arrays)  # type: ignore[arg-type]
-        arguments = [str(path.resolve()), str(held), str(threads), str(RUNS)]
-        done = subprocess.run(
-            # -P: whatever lies in the current folder is not imported.
-            [sys.executable, "-P", "-m", "exporters.resident_set", *arguments],
-            capture_output=True,
-            text=True,
-            env=_environment(),
-            check=False,
-        )
+        np.savez(held, **arrays)  # type: ignore[arg-type]  # its own keyword is the only one that isn't an array
+        done = _child(str(path.resolve()), str(held), str(threads), str(RUNS))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise InputError(f"{path.name!r} can't be run in a process of its own: {last[:200]}")
@@ -99,10 +98,16 @@ def resident_set(path: Path, inputs: tuple[Tensor, ...], threads: int = 1) -> Ma
     return figures
 
 
+def _child(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # -P: whatever lies in the current folder is not imported.
+    command = [sys.executable, "-P", "-m", "exporters.resident_set", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+
+
 def _environment() -> dict[str, str]:
-    """Return this process's environment, with our own folder first on the child's path."""
-    ours = str(Path(__file__).resolve().parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))}
+    """Return this process's environment, with the folder of our packages on the child's path."""
+    folders = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
 def _resident(taken: Sequence[Mapping[str, int]]) -> Reading:
@@ -127,7 +132,7 @@ def _on_cuda(networks: Sequence[Network], inputs: tuple[Tensor, ...], batch: int
 def _allocated(network: Network, inputs: tuple[Tensor, ...], device: str) -> Reading:
     """Move a copy of the module to the device, run it, and read PyTorch's allocator.
 
-    What was allocated before is subtracted; what is reserved is the allocator's own and is given as it stands.
+    What was allocated before is subtracted; what is reserved is the allocator's own, given as it stands.
     """
     gc.collect()
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What every exporter and probe needs of a network: its mode, its inputs at a batch size, its outputs by name."""
+"""What every exporter and probe needs of a network: its mode, its inputs, its outputs by name."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def named_outputs(output: object, name: str = "output") -> dict[str, Tensor]:
         parts = [(f"{name}_{position}", part) for position, part in enumerate(output)]
     else:
         raise InputError(
-            f"the network returns a {type(output).__name__}; expected tensors, or tuples, lists or dicts of them"
+            f"the network returns a {type(output).__name__}; expected tensors, or sequences or dicts of them"
         )
     return {
         label: tensor for part_name, part in parts for label, tensor in named_outputs(part, part_name).items()

@@ -19,7 +19,7 @@ PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExec
 """Device name -> the ONNX Runtime provider that runs there."""
 
 FATAL = 4
-"""ONNX Runtime's highest log severity: a missing CUDA library is our error to raise, not its line on stderr."""
+"""ONNX Runtime's highest log severity: a missing CUDA library is an error of ours, not a line on stderr."""
 
 Timed = Callable[[], float]
 """One forward pass; returns the seconds that it took."""
@@ -105,7 +105,7 @@ def _session(path: Path, provider: str, device: str, threads: int) -> Session:
 
 
 def _preload_cuda(ort: Any) -> None:
-    """Load CUDA and cuDNN from the nvidia wheels, where they are; ONNX Runtime does not look there by itself."""
+    """Load CUDA and cuDNN from the nvidia wheels; ONNX Runtime does not look there by itself."""
     if torch.cuda.is_available() and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
 
@@ -138,8 +138,19 @@ def onnx_runner(session: Session, inputs: Sequence[Tensor]) -> Timed:
 
     On CUDA the inputs are copied to the device once and the outputs stay there, as in the timing of
     PyTorch, so that the two compare.
+
+    Raises:
+        InputError: the file can't run on these inputs.
     """
     arrays = feeds(session, inputs)
+    try:
+        session.run(None, arrays)
+    # ONNX Runtime's exceptions share no base below Exception.
+    except Exception as error:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise InputError(
+            f"the ONNX file can't run on inputs of shapes {shapes}: {first_line(error)}"
+        ) from error
     if running_provider(session) != PROVIDERS["cuda"]:
         return _timed(lambda: session.run(None, arrays))
     binding = _bound(session, arrays)

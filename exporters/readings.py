@@ -35,7 +35,7 @@ class Readings:
         threads: CPU threads, or None.
         unit: of every sample.
         how: the protocol in words.
-        networks: one reading a network, with equally many samples each; the first is what the others are held against.
+        networks: one reading a network, equally many samples each; the others are held against the first.
         extra: figures that belong to all of them.
     """
 

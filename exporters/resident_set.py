@@ -19,15 +19,15 @@ def peak_resident_set() -> int:
     """
     status = Path("/proc/self/status")
     if status.exists():
-        (line,) = (row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        rows = dict(row.split(":", 1) for row in status.read_text().splitlines() if ":" in row)
+        return int(rows["VmHWM"].split()[0]) * 1024
     if sys.platform == "win32":
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    # macOS counts bytes and gives a child a count of its own.
+    # macOS counts in bytes, and a child from nothing.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

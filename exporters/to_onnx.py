@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from exporters.networks import evaluating, input_names, of_batch, run_outputs
 from exporters.providers import first_line
+from exporters.quiet import quiet
 from structprune.errors import InputError, OutputError
 
 Exporter = Literal["auto", "dynamo", "legacy"]
@@ -123,7 +122,6 @@ def _legacy(job: _Job, draft: Path) -> None:
     """Trace the network. What depends on the data is baked in, with no more than a warning."""
     if job.external:
         raise _ExportError("it writes no more than 2 GB")
-    names, dynamic = input_names(len(job.inputs)), _dynamic_axes(job)
     torch.onnx.export(
         job.model,
         job.inputs,
@@ -131,16 +129,16 @@ def _legacy(job: _Job, draft: Path) -> None:
         dynamo=False,
         verbose=False,
         opset_version=job.opset,
-        input_names=names,
+        input_names=input_names(len(job.inputs)),
         output_names=list(job.outputs),
-        dynamic_axes={**dict.fromkeys(job.outputs, {0: BATCH}), **dynamic},
+        dynamic_axes=_dynamic_axes(job),
     )
 
 
 def _legacy_without_doubt(job: _Job, draft: Path) -> None:
     """Trace the network, and give up where tracing warns that it bakes something in."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", torch.jit.TracerWarning)
+        warnings.simplefilter("error", TracerWarning)
         _legacy(job, draft)
 
 
@@ -165,10 +163,10 @@ def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
     return {name: {0: BATCH} for name, x in named if x.dim()}
 
 
-# Tracing comes first: 0.5-2.5 s where dynamo takes 3-11 s (resnet18, mobilenet_v2, efficientnet_b0, densenet121;
-# CPU-seconds alike), with the same accuracy, and ONNX Runtime makes the same graph of both. Its one vice is to bake
-# in what depends on the data, so a warning of that kind hands over to dynamo, which reads the control flow. Many such
-# warnings are harmless (shape assertions), so where dynamo can't, the trace is taken after all: check_onnx decides.
+# Tracing comes first: 0.5-2.5 s where dynamo takes 3-11 s (resnet18, mobilenet_v2, efficientnet_b0,
+# densenet121), and ONNX Runtime computes the same of both. Its vice is to bake in what depends on the data, so a
+# warning of that kind hands over to dynamo, which reads control flow or refuses. Many such warnings are harmless
+# (assertions on shapes); where dynamo can't, the trace is taken after all, and check_onnx decides.
 _ATTEMPTS: Mapping[Exporter, tuple[tuple[str, Callable[[_Job, Path], None]], ...]] = {
     "auto": (("legacy", _legacy_without_doubt), ("dynamo", _dynamo), ("legacy", _legacy)),
     "dynamo": (("dynamo", _dynamo),),
@@ -195,7 +193,7 @@ def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> No
     for leftover in draft.parent.iterdir():
         leftover.unlink()
     try:
-        with _quiet(), evaluating(job.model):
+        with quiet(), evaluating(job.model):
             export(job, draft)
         _tidy(draft, job)
     except (_ExportError, OSError):
@@ -208,23 +206,6 @@ def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> No
 def _plain(error: Exception) -> str:
     # dynamo colours its messages for a terminal.
     return first_line(error).replace("\x1b[96m", "").replace("\x1b[0m", "")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' deprecations, progress and tracebacks off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _tidy(draft: Path, job: _Job) -> None:
@@ -246,7 +227,7 @@ def _require_dynamic_batch(proto: Any, job: _Job) -> None:
 
 
 def _strip(message: Any) -> None:
-    """Remove doc strings and metadata throughout: dynamo writes a stack trace, with folders, on every node."""
+    """Remove doc strings and metadata throughout: dynamo puts a stack trace, with folders, on every node."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)

@@ -237,8 +237,9 @@ def _check_reachable(groups: ChannelGroups, steps: Steps, target: int, budget: B
         return
     blocking = "; ".join(_obstacles(groups, steps))
     raise TargetUnreachableError(
-        f"nodes {budget.remove:g} can't be reached: this network allows 0 to {_floor3(most / groups.nodes):.3f} "
-        f"({most} of {groups.nodes} nodes){_settings(budget)}; in the way: {blocking}"
+        f"nodes {budget.remove:g} can't be reached: this network allows 0 to "
+        f"{_floor3(most / groups.nodes):.3f} ({most} of {groups.nodes} nodes){_settings(budget)}; "
+        f"in the way: {blocking}"
     )
 
 

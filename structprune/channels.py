@@ -124,14 +124,65 @@ def _reduces_space_only(node: Any, dims: int) -> bool:
     return bool(signed) and _channel_dim(dims) not in {d % dims for d in signed}
 
 
-_ANY_CHANNEL = """
-    Abs Add AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AvgPool2D AvgPool3D Celu
-    Clamp Clone Div Dropout Elu Exp FusedDropout Gelu Hardshrink Hardsigmoid Hardswish Hardtanh LeakyRelu
-    LogSigmoid MaxPool2DWithIndices MaxPool3DWithIndices MkldnnMaxPool2D Mish Mul NativeDropout Neg
-    Pow Relu Rsub Sigmoid Silu Softplus Softshrink Sqrt Sub Tanh Threshold ToCopy UpsampleBicubic2D
-    UpsampleBilinear2D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact2D
-    ReflectionPad1D ReflectionPad2D ReplicationPad2D Permute Transpose T Squeeze Unsqueeze Alias
-""".split()
+_ANY_CHANNEL = (
+    "Abs",
+    "AdaptiveAvgPool1D",
+    "AdaptiveAvgPool2D",
+    "AdaptiveAvgPool3D",
+    "AdaptiveMaxPool2D",
+    "Add",
+    "Alias",
+    "AvgPool2D",
+    "AvgPool3D",
+    "Celu",
+    "Clamp",
+    "Clone",
+    "Div",
+    "Dropout",
+    "Elu",
+    "Exp",
+    "FusedDropout",
+    "Gelu",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "LeakyRelu",
+    "LogSigmoid",
+    "MaxPool2DWithIndices",
+    "MaxPool3DWithIndices",
+    "Mish",
+    "MkldnnMaxPool2D",
+    "Mul",
+    "NativeDropout",
+    "Neg",
+    "Permute",
+    "Pow",
+    "ReflectionPad1D",
+    "ReflectionPad2D",
+    "Relu",
+    "ReplicationPad2D",
+    "Rsub",
+    "Sigmoid",
+    "Silu",
+    "Softplus",
+    "Softshrink",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "T",
+    "Tanh",
+    "Threshold",
+    "ToCopy",
+    "Transpose",
+    "Unsqueeze",
+    "UpsampleBicubic2D",
+    "UpsampleBilinear2D",
+    "UpsampleNearest1D",
+    "UpsampleNearest2D",
+    "UpsampleNearest3D",
+    "UpsampleNearestExact2D",
+)
 _SPACE_ONLY = ("Mean", "Sum", "Amax", "Max", "Var", "Softmax", "LogSoftmax", "LinalgVectorNorm")
 _OPERATIONS = {
     **dict.fromkeys(_ANY_CHANNEL, _keeps_channels),

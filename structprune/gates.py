@@ -170,7 +170,7 @@ def _channel_scale(groups: ChannelGroups, index_I: Tensor, view: Callable[[Tenso
 
 
 def _input_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    spatial = len(layer.kernel_size) if isinstance(layer, Conv) else 0  # type: ignore[arg-type]
+    spatial = len(layer.kernel_size) if isinstance(layer, Conv) else 0
     return lambda scale_I: scale_I.reshape(-1, *(1,) * spatial)
 
 

@@ -71,11 +71,14 @@ class Registry(Generic[Entry]):
         return {point.name: point.value for point in entry_points(group=self.group)}
 
     def _load(self, name: str) -> Entry:
+        assert self.group is not None, "only plug-ins are loaded"
         (point,) = entry_points(group=self.group, name=name)
         try:
             entry: Entry = point.load()
         except Exception as error:
-            raise UsageError(f"the plug-in {point.value} for {self.kind} {name!r} can't be loaded: {error}") from error
+            raise UsageError(
+                f"the plug-in {point.value} for {self.kind} {name!r} can't be loaded: {error}"
+            ) from error
         return entry
 
     def _unknown(self, name: str) -> str:

@@ -22,6 +22,7 @@ from structprune.layers import (
     conv_groups,
     is_depthwise,
     out_width,
+    weight_of,
     weighted_layers,
 )
 
@@ -102,7 +103,9 @@ def _cut_grouped_inputs(layer: nn.Module, channels: list[int]) -> None:
     keep[channels] = False
     kept_GI = [torch.nonzero(row).flatten() for row in keep.reshape(layer.groups, width)]
     with torch.no_grad():
-        weight = _select_transposed(layer, keep) if isinstance(layer, ConvTranspose) else _select(layer, kept_GI)
+        weight = (
+            _select_transposed(layer, keep) if isinstance(layer, ConvTranspose) else _select(layer, kept_GI)
+        )
     layer.weight = nn.Parameter(weight.contiguous(), requires_grad=layer.weight.requires_grad)
     layer.in_channels -= len(channels)
 
@@ -124,7 +127,7 @@ def widths(dense: nn.Module, small: nn.Module) -> dict[str, tuple[int, int]]:
 
 def weight_entries(model: nn.Module) -> int:
     """Return the number of entries of conv and linear weights."""
-    return sum(layer.weight.numel() for _, layer in weighted_layers(model))  # type: ignore[operator]
+    return sum(weight_of(layer).numel() for _, layer in weighted_layers(model))
 
 
 def untouched(dense: nn.Module, small: nn.Module, protected: Mapping[str, str]) -> Iterator[str]:
@@ -140,5 +143,3 @@ def compose(first: Plan, second: Plan) -> dict[str, Tensor]:
     for name, kept in second.keep.items():
         keep[name][first.keep[name]] = kept
     return keep
-
-

@@ -1,0 +1,130 @@
+"""codecarbon, kept to itself: what a stretch of work takes in energy and carbon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from exporters.quiet import quiet
+from structprune.errors import InputError, UsageError
+
+JOULES_PER_KWH = 3.6e6
+GRAMS_PER_KG = 1e3
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a stretch of work took.
+
+    Attributes:
+        joules: energy.
+        grams: carbon, in gCO2e.
+    """
+
+    joules: float
+    grams: float
+
+
+class Tracker:
+    """codecarbon's offline tracker: no file, no log, no network access, whatever its configuration says.
+
+    Args:
+        country: three-letter ISO code of the country whose electricity is used. None takes what codecarbon is
+            configured with, else the world's average: where a machine stands can't be known offline.
+
+    Attributes:
+        source: what is measured and what is estimated, in words.
+
+    Raises:
+        UsageError: codecarbon has no data on the country.
+    """
+
+    def __init__(self, country: str | None = None) -> None:
+        cpu, gpu = _sensors()
+        self.source = _source(cpu, gpu)
+        with quiet():
+            self._tracker = _offline_tracker(country and _known(country), machine=cpu)
+        # codecarbon looks for its hardware when the first task starts, for a second that should not count.
+        self._start()
+        self._stop()
+
+    @contextmanager
+    def spending(self) -> Iterator[list[Spent]]:
+        """Take what the body spends; it is appended to the list when the body ends.
+
+        Raises:
+            InputError: codecarbon gives no figures.
+        """
+        spent: list[Spent] = []
+        self._start()
+        try:
+            yield spent
+        finally:
+            data = self._stop()
+        if data is None or data.energy_consumed <= 0:
+            raise InputError(
+                "codecarbon gave no energy for a stretch of work; it can't measure on this machine"
+            )
+        spent.append(Spent(data.energy_consumed * JOULES_PER_KWH, data.emissions * GRAMS_PER_KG))
+
+    def _start(self) -> None:
+        with quiet():
+            self._tracker.start_task()
+
+    def _stop(self) -> Any:
+        with quiet():
+            return self._tracker.stop_task()
+
+    def how(self, spent: Sequence[Spent]) -> str:
+        """Say where figures come from: sensor or estimate, country and intensity."""
+        intensity = sum(each.grams for each in spent) / sum(each.joules for each in spent) * JOULES_PER_KWH
+        place = self._tracker._get_geo_metadata().country_iso_code or "the world's average"
+        return f"codecarbon, offline; {self.source}; electricity of {place}, {intensity:.0f} gCO2e/kWh"
+
+
+def _sensors() -> tuple[bool, bool]:
+    """Return whether codecarbon finds an energy counter of the CPU (RAPL) and one of a GPU (NVML)."""
+    from codecarbon.core import cpu, gpu
+
+    with quiet():
+        return bool(cpu.is_rapl_available()), bool(gpu.is_nvidia_system())
+
+
+def _source(cpu: bool, gpu: bool) -> str:
+    processor = "CPU measured (RAPL)" if cpu else "CPU estimated from this process's CPU time (no sensor)"
+    return f"{processor}, GPU measured (NVML)" if gpu else processor
+
+
+def _offline_tracker(country: str | None, *, machine: bool) -> Any:
+    """Build the tracker.
+
+    A counter reads the whole machine. An estimate follows the load: the whole machine's would charge us for
+    our neighbours (22-28 J for the same second of work, as they came and went; our own: 14.1-14.3 J).
+    """
+    from codecarbon import OfflineEmissionsTracker
+
+    # What is left out is taken from codecarbon's configuration, which may name a server or a token.
+    place = {} if country is None else {"country_iso_code": country}
+    return OfflineEmissionsTracker(
+        **place,
+        output_methods=[],
+        emissions_endpoint=False,
+        electricitymaps_api_token="",
+        allow_multiple_runs=True,
+        measure_power_secs=1,
+        tracking_mode="machine" if machine else "process",
+        log_level="critical",
+    )
+
+
+def _known(country: str) -> str:
+    import codecarbon.input
+
+    source: Any = codecarbon.input.DataSource
+    if country.upper() not in source().get_global_energy_mix_data():
+        raise UsageError(
+            f"country {country!r} is unknown; expected a three-letter ISO code: FRA, DEU, USA, ..."
+        )
+    return country.upper()

@@ -1,0 +1,42 @@
+"""|H g|, the gradient-flow-preserving score of CroP and EarlyCroP (Rachwan et al., arXiv 2206.10451).
+
+Removing what a gate stands for changes the gradient flow, half the squared gradient norm, by -H g to
+first order. There are two published forms, which rank differently: the poster's, of the gates' own
+gradient, and the one that the authors' code runs, of the weights' gradient.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from structprune.batch_norm import evaluating
+from structprune.curvature import exact_arithmetic, hessian_gradient
+from structprune.gates import GatedModel
+from structprune.layers import weighted_layers
+from structprune.scores import Sampling, Scores, accumulate, finished
+
+
+def crop(gated: GatedModel, sampling: Sampling) -> Scores:
+    """Score by |H_cc g_c|, Hessian and gradient of the loss with respect to the gates."""
+    gates = gated.ones()
+    with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
+        signed = (hessian_gradient(sampling.terms(gated, unit), gates) for unit in sampling.units())
+        return finished(accumulate(sampling.accumulate, signed), "crop")
+
+
+def crop_gradflow(gated: GatedModel, sampling: Sampling) -> Scores:
+    """Score by |H_ca g_a|, the gate derivative of half the gradient flow of the conv and linear weights a."""
+    gates = gated.ones()
+    weights = _weights(gated)
+    with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
+        signed = (
+            hessian_gradient(sampling.terms(gated, unit, parameters=weights), gates, along=weights)
+            for unit in sampling.units()
+        )
+        return finished(accumulate(sampling.accumulate, signed), "crop_gradflow")
+
+
+def _weights(gated: GatedModel) -> dict[str, Tensor]:
+    parameters = dict(gated.model.named_parameters())
+    names = (f"{name}.weight" for name, _ in weighted_layers(gated.model))
+    return {name: parameters[name].detach().requires_grad_() for name in names if name in parameters}

@@ -1,0 +1,155 @@
+"""NTK-SAP (Wang et al., arXiv 2304.02840): how little the neural tangent kernel's spectrum cares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from structprune.batch_norm import Statistics, evaluating, take_statistics
+from structprune.curvature import exact_arithmetic
+from structprune.gates import GatedModel, Gates
+from structprune.layers import BatchNorm, weight_of, weighted_layers
+from structprune.scores import Batch, Sampling, Scores, finished
+
+Parameters = dict[str, Tensor]
+
+
+def ntk_sap(
+    gated: GatedModel,
+    sampling: Sampling,
+    *,
+    weights: Literal["redraw", "keep"] | None = None,
+    inputs: Literal["noise", "data"] | None = None,
+    epsilon: float = 0.01,
+) -> Scores:
+    r"""Score by |dJ/dc| at c = 1.
+
+    .. math:: J(c) = \sum_{\theta, \Delta, Z} \lVert f(Z; \theta c) - f(Z; (\theta + \Delta) c) \rVert^2,
+
+    is a Monte-Carlo estimate of the nuclear norm of the neural tangent kernel: for every draw new inputs Z,
+    new weights and a new small step :math:`\Delta`. The derivative goes through both branches and is
+    summed over draws before the absolute value.
+
+    Args:
+        gated: the network with its gates.
+        sampling: gives the number and shape of inputs and, for data, the inputs themselves.
+        weights: ``redraw`` takes Kaiming-normal weights for every draw, as the authors do, batch norms
+            reset; ``keep`` the network's own. Default: redraw unless the network is trained, since
+            redrawn weights make all channels of a layer alike.
+        inputs: ``noise`` is standard normal, ``data`` the sampling's own. Default: data where the
+            network is trained and there are any.
+        epsilon: standard deviation of the step on every conv and linear weight.
+    """
+    keep = (weights or ("keep" if sampling.trained else "redraw")) == "keep"
+    real = (inputs or ("data" if sampling.trained and sampling.real else "noise")) == "data"
+    generator = torch.Generator().manual_seed(sampling.seed)
+    gates = gated.ones()
+    total = {name: torch.zeros_like(gate) for name, gate in gates.items()}
+    with evaluating(gated.model), exact_arithmetic():
+        for batch in _draws(sampling):
+            batch = batch if real else _noise(batch, generator)
+            start = {} if keep else _redrawn(gated.model, generator)
+            stepped = _stepped(gated.model, start, epsilon, generator)
+            fixed = keep and sampling.batch_norm == "fixed"
+            statistics = sampling.statistics if fixed else _statistics(gated, sampling, batch, start)
+            branch = partial(_outputs, gated, sampling, statistics)
+            for chunk in batch.chunks(sampling.chunk):
+                for name, value in _derivative(branch, gates, start, stepped, chunk).items():
+                    total[name] += value
+    return finished({name: value.abs() for name, value in total.items()}, "ntk_sap")
+
+
+def _draws(sampling: Sampling) -> Iterator[Batch]:
+    """Split the samples into mini-batches, at least ``draws`` of them."""
+    size = max(1, sampling.samples // sampling.draws)
+    for batch in sampling.batches:
+        yield from batch.chunks(min(size, len(batch)))
+
+
+def _noise(batch: Batch, generator: torch.Generator) -> Batch:
+    def like(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x  # token ids and masks have no normal noise
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+    return replace(batch, inputs=tuple(like(x) for x in batch.inputs))
+
+
+def _redrawn(model: nn.Module, generator: torch.Generator) -> Parameters:
+    """Kaiming-normal (fan-in, gain sqrt 2) conv and linear weights, batch norms at (1, 0), biases kept."""
+    drawn: Parameters = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, BatchNorm) and layer.affine:
+            drawn[f"{name}.weight"] = torch.ones_like(layer.weight)
+            drawn[f"{name}.bias"] = torch.zeros_like(layer.bias)
+    for name, layer in weighted_layers(model):
+        weight = weight_of(layer)
+        fan_in = nn.init._calculate_correct_fan(weight, "fan_in")
+        drawn[f"{name}.weight"] = _normal(weight, (2.0 / fan_in) ** 0.5, generator)
+    return drawn
+
+
+def _stepped(model: nn.Module, start: Parameters, epsilon: float, generator: torch.Generator) -> Parameters:
+    """The same parameters, with a normal step on every conv and linear weight."""
+    stepped = dict(start)
+    for name, layer in weighted_layers(model):
+        weight = start.get(f"{name}.weight", weight_of(layer).detach())
+        stepped[f"{name}.weight"] = weight + _normal(weight, epsilon, generator)
+    return stepped
+
+
+def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    # Drawn on the CPU, so that every device gets the same numbers.
+    return (torch.randn(like.shape, generator=generator, dtype=like.dtype) * std).to(like.device)
+
+
+def _statistics(gated: GatedModel, sampling: Sampling, batch: Batch, start: Parameters) -> Statistics:
+    """Batch-norm statistics of this draw's weights on this draw's inputs, the same in both branches."""
+    closed = gated.ones(requires_grad=False)
+
+    def forward(buffers: Mapping[str, Tensor], one: Batch) -> object:
+        return sampling.run(gated, closed, one.inputs, parameters=start, buffers=buffers)
+
+    return take_statistics(gated.model, forward, [batch])
+
+
+def _outputs(
+    gated: GatedModel,
+    sampling: Sampling,
+    statistics: Statistics | None,
+    gates: Gates,
+    parameters: Parameters,
+    chunk: Batch,
+) -> Tensor:
+    out: Any = sampling.run(gated, gates, chunk.inputs, parameters=parameters, buffers=statistics)
+    leaves = [leaf.flatten() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    return torch.cat([leaf for leaf in leaves if leaf.is_floating_point()])
+
+
+def _derivative(
+    branch: Any, gates: Gates, start: Parameters, stepped: Parameters, chunk: Batch
+) -> Parameters:
+    """dJ/dc of one chunk, one branch after the other, so that only one graph is in memory.
+
+    With r = f - f' held fixed, dJ/dc = 2 <r, df/dc> - 2 <r, df'/dc>.
+    """
+    with torch.no_grad():
+        other = branch(gates, stepped, chunk)
+    output = branch(gates, start, chunk)
+    residual = output.detach() - other
+    first = _pull(output, 2 * residual, gates)
+    second = _pull(branch(gates, stepped, chunk), -2 * residual, gates)
+    return {name: first[name] + second[name] for name in gates}
+
+
+def _pull(output: Tensor, cotangent: Tensor, gates: Gates) -> Parameters:
+    grads = torch.autograd.grad(
+        output, list(gates.values()), cotangent, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(gates, grads, strict=True))

@@ -1,0 +1,90 @@
+r"""Hessian-gradient products, chunk by chunk.
+
+With :math:`L = \sum_t L_t` over chunks and :math:`g = \nabla L`, double backward gives
+
+.. math:: H g = \sum_t \nabla_c \langle \mathrm{stop}(g), \nabla_c L_t(c) \rangle,
+
+so memory is that of one chunk whatever the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from structprune.gates import Gates
+from structprune.scores import Term
+
+Tensors = dict[str, Tensor]
+
+
+def gradient(terms: Sequence[Term], gates: Gates) -> Tensors:
+    """Return dL/dc of the sum of terms, shaped like the gates."""
+    return _sum(_grad(term(gates), gates) for term in terms)
+
+
+def hessian_gradient(terms: Sequence[Term], gates: Gates, along: Gates | None = None) -> Tensors:
+    """Return the gate derivative of half the squared gradient norm.
+
+    Args:
+        terms: chunks of the loss, L = sum of terms.
+        gates: name -> open gates c that require grad.
+        along: the variables x whose gradient is meant, or None for the gates themselves.
+
+    Returns:
+        H_cx g_x, shaped like the gates: H_cc g_c without ``along`` (the score of EarlyCroP, arXiv
+        2206.10451, as its poster has it), H_ca g_a with ``along`` = a, the weights (what its code runs).
+    """
+    wrt = gates if along is None else along
+    if len(terms) == 1:  # one graph serves for g and for H g
+        first = _grad(terms[0](gates), wrt, create_graph=True)
+        return _grad(_dot(_detached(first), first), gates)
+    g = gradient(terms, wrt)
+    return _sum(_grad(_dot(g, _grad(term(gates), wrt, create_graph=True)), gates) for term in terms)
+
+
+def _grad(scalar: Tensor, wrt: Gates, create_graph: bool = False) -> Tensors:
+    if not scalar.requires_grad:  # nothing in it depends on any of them
+        return {name: torch.zeros_like(x) for name, x in wrt.items()}
+    grads = torch.autograd.grad(
+        scalar, list(wrt.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(wrt, grads, strict=True))
+
+
+def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
+
+
+def _detached(tensors: Tensors) -> Tensors:
+    return {name: x.detach() for name, x in tensors.items()}
+
+
+def _sum(rows: Iterator[Tensors]) -> Tensors:
+    total: Tensors = {}
+    for row in rows:
+        total = {name: total[name] + x if total else x for name, x in row.items()}
+    return total
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Switch off what second derivatives can't afford or can't use, and restore it.
+
+    TF32 rounds at 1e-3, autocast at 4e-3; fused attention kernels have no double backward.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+        torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -1,0 +1,188 @@
+"""Scores of gates, and what they are taken on: samples, loss, batches and statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from structprune.batch_norm import BatchNormMode, Statistics
+from structprune.errors import InputError
+from structprune.gates import GatedModel, Gates
+
+Accumulate = Literal["total", "abs", "square"]
+Term = Callable[[Gates], Tensor]
+"""Gates to a scalar: one chunk's share of a loss."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A mini-batch: positional inputs of the forward pass, and the target of the loss."""
+
+    inputs: tuple[Tensor, ...]
+    target: Any
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """Split along the samples; a target that is no tensor can't be split and is refused."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Batch(tuple(x[part] for x in self.inputs), self.target[part])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How much each gate matters.
+
+    Attributes:
+        values: gate name -> tensor shaped like the gate, on the CPU, finite; larger = keep.
+        criterion: what computed them.
+    """
+
+    values: Mapping[str, Tensor]
+    criterion: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a criterion is taken on, and how the samples are put together.
+
+    Attributes:
+        batches: mini-batches; changing their size changes the score.
+        loss: (output, target) -> mean loss over the samples.
+        forward: (network, inputs) -> output that ``loss`` takes.
+        chunk: samples per pass; changes memory and never the score.
+        accumulate: ``total`` sums derivatives over all samples before the criterion is formed, ``abs``
+            and ``square`` form it per mini-batch and sum absolute values or squares.
+        batch_norm: ``fixed`` statistics, or ``batch`` for those of each mini-batch, which is then one chunk.
+        statistics: batch-norm buffers that stand in for the model's own, or None.
+        trained: whether the network is trained.
+        real: whether the inputs are data and not noise.
+        draws: weight draws of NTK-SAP, at least.
+        seed: of everything random.
+    """
+
+    batches: tuple[Batch, ...]
+    loss: Callable[[Any, Any], Tensor]
+    forward: Callable[[Callable[..., Any], tuple[Tensor, ...]], Any] = lambda network, inputs: network(
+        *inputs
+    )
+    chunk: int = 16
+    accumulate: Accumulate = "total"
+    batch_norm: BatchNormMode = "fixed"
+    statistics: Statistics | None = None
+    trained: bool = False
+    real: bool = False
+    draws: int = 5
+    seed: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Number of scoring inputs."""
+        return sum(len(batch) for batch in self.batches)
+
+    def units(self) -> Iterator[tuple[Batch, ...]]:
+        """Yield the sets of mini-batches whose derivatives are summed before the criterion is formed."""
+        if self.accumulate == "total":
+            yield self.batches
+        else:
+            yield from ((batch,) for batch in self.batches)
+
+    def terms(self, gated: GatedModel, batches: Sequence[Batch], **stand_ins: Any) -> list[Term]:
+        """Return functions of the gates, one a chunk, whose sum is the mean loss over the batches.
+
+        Args:
+            gated: the network with its gates.
+            batches: mini-batches of this sampling.
+            **stand_ins: ``parameters`` or ``buffers`` that stand in for the network's own.
+        """
+        total = sum(len(batch) for batch in batches)
+        whole = self.batch_norm == "batch"
+        chunks = [c for batch in batches for c in batch.chunks(len(batch) if whole else self.chunk)]
+        return [self._term(gated, chunk, len(chunk) / total, stand_ins) for chunk in chunks]
+
+    def run(self, gated: GatedModel, gates: Gates, inputs: tuple[Tensor, ...], **stand_ins: Any) -> Any:
+        """Run the gated network through ``forward`` with the statistics that apply."""
+        buffers = stand_ins.pop("buffers", self.statistics)
+        return self.forward(lambda *args: gated(gates, args, buffers=buffers, **stand_ins), inputs)
+
+    def _term(self, gated: GatedModel, chunk: Batch, share: float, stand_ins: Mapping[str, Any]) -> Term:
+        def term(gates: Gates) -> Tensor:
+            return self.loss(self.run(gated, gates, chunk.inputs, **stand_ins), chunk.target) * share
+
+        return term
+
+
+def accumulate(how: Accumulate, signed: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Sum absolute values or squares of signed scores, one dict a unit.
+
+    ``total`` has one unit, of all samples: its absolute value is the papers' form.
+    """
+    strength = torch.square if how == "square" else torch.abs
+    sums: dict[str, Tensor] = {}
+    for values in signed:
+        for name, value in values.items():
+            sums[name] = sums[name] + strength(value) if name in sums else strength(value)
+    return sums
+
+
+def finished(values: Mapping[str, Tensor], criterion: str) -> Scores:
+    """File values as scores: on the CPU, detached and finite.
+
+    Raises:
+        InputError: a score is NaN or infinite.
+    """
+    done = {name: value.detach().cpu() for name, value in values.items()}
+    broken = [name for name, value in done.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise InputError(
+            f"the {criterion} score is not finite for {broken[0]} and {len(broken) - 1} more: the network's "
+            "output or loss overflows on the scoring inputs; check the weights and --mean/--std"
+        )
+    return Scores(done, criterion)
+
+
+def ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace scores by their rank over the whole network, in (0, 1], ties averaged.
+
+    Per-layer ranks would cancel what the score says about how wide each layer should be.
+    """
+    flat = torch.cat([value.flatten() for value in values.values()]).double()
+    _, inverse, counts = torch.unique(flat, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    mean_rank = last - (counts.double() - 1) / 2
+    ranked = (mean_rank / len(flat))[inverse].float()
+    sizes = [value.numel() for value in values.values()]
+    pieces = ranked.split(sizes)
+    return {name: piece.reshape(values[name].shape) for name, piece in zip(values, pieces, strict=True)}
+
+
+def fuse(scores: Sequence[Scores]) -> Scores:
+    """Fuse scores of different criteria: the mean of their ranks over the whole network.
+
+    Raw scores differ by many orders of magnitude and are never added.
+
+    Example:
+        >>> a = Scores({"conv": torch.tensor([1.0, 2.0, 3.0])}, "a")
+        >>> b = Scores({"conv": torch.tensor([9e6, 1e6, 5e6])}, "b")
+        >>> fuse([a, b]).values["conv"]
+        tensor([0.6667, 0.5000, 0.8333])
+    """
+    if len(scores) == 1:
+        return scores[0]
+    ranked = [ranks(score.values) for score in scores]
+    mean = {name: torch.stack([r[name] for r in ranked]).mean(0) for name in ranked[0]}
+    return Scores(mean, "+".join(score.criterion for score in scores))
+
+
+def per_channel(weight_scores_OIkk: Tensor) -> Tensor:
+    """Return the mean score per output channel of scores shaped like a weight, (O,).
+
+    A mean and not a sum: fan-ins differ by orders of magnitude between layers.
+    """
+    return weight_scores_OIkk.flatten(1).mean(1)

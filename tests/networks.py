@@ -49,7 +49,7 @@ class TinyConvBN(nn.Module):
 
 
 class TinyResidualConcat(nn.Module):
-    """A residual sum, whose branches share their channels, and a concat, whose branches don't; 314 weights."""
+    """A residual sum, whose branches share their channels, and a concat, where they don't; 314 weights."""
 
     input_shape: ClassVar[tuple[int, ...]] = (3, 8, 8)
 

@@ -96,7 +96,7 @@ def check(architecture: Architecture) -> None:
 def _check_argument(
     architecture: Architecture, allowed: frozenset[str] | None, name: str, value: object
 ) -> None:
-    # Without a list, as for transformers' configurations, text is refused: some of it names code or downloads.
+    # Without a list, as for transformers' configurations, text is refused: it can name code or downloads.
     if name not in allowed if allowed is not None else isinstance(value, str) or "backbone" in name:
         raise UnsafeCheckpointError(f"{architecture.source} may not be built with the argument {name!r}")
     numbers = value if isinstance(value, (list, tuple)) else [value]
@@ -140,7 +140,7 @@ def _importable_working_folder() -> Iterator[None]:
 class _OnMeta(TorchFunctionMode):
     """Makes the tensors that hold weights without memory; small tables are computed as ever.
 
-    ``torch.device("meta")`` would catch ``torch.tensor`` and ``torch.arange`` too, whose values some builders read.
+    ``torch.device("meta")`` would catch ``torch.tensor`` and ``torch.arange`` too, and builders read those.
     """
 
     CREATORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})

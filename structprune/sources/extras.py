@@ -60,8 +60,8 @@ def build_transformers(name: str, arguments: Mapping[str, Any], pretrained: bool
     """Build a model type from its default configuration, with some numbers of it changed."""
     if pretrained:
         raise UsageError(
-            f"transformers:{name} is a model type, which has no weights of its own; load the weights in a factory"
-            " of yours and give package.module:factory"
+            f"transformers:{name} is a model type, which has no weights of its own; load the weights"
+            " in a factory of yours and give package.module:factory"
         )
     transformers = _need("transformers")
     # The command line and the reports call it num_classes everywhere.
@@ -76,7 +76,7 @@ def build_transformers(name: str, arguments: Mapping[str, Any], pretrained: bool
 
 
 def transformers_preprocessing(name: str) -> Mapping[str, Any]:
-    """Image size and channels of a model type's default configuration; mean and std 0.5 as its processors'."""
+    """Image size and channels of a model type's default configuration, and 0.5 for mean and std."""
     config = _need("transformers").AutoConfig.for_model(name)
     channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", None)
     half = (0.5,) * channels

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from structprune.errors import InputError
-from structprune.sources.architecture import Architecture, build_on_meta
+from structprune.sources.architecture import Architecture, JSONValue, build_on_meta
 from structprune.sources.zoo import AUXILIARY
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -76,8 +76,8 @@ def identify(shapes: Shapes) -> Architecture:
     assert nearest is not None
     _, architecture, difference = nearest
     raise InputError(
-        f"the state dict of {len(shapes)} tensors fits no known network; the nearest is {architecture.source},"
-        f" where {difference.count} tensors differ, first: {difference.first}; name yours with --arch"
+        f"the state dict of {len(shapes)} tensors fits no known network;"
+        f" the nearest is {architecture.source}, where {difference.count} differ, first: {difference.first}; name yours with --arch"
     )
 
 
@@ -119,7 +119,7 @@ def _own(shapes: Shapes, classes: int) -> Iterator[Architecture]:
         blocks = sum(bool(re.fullmatch(r"layer1\.\d+\.conv1\.weight", name)) for name in shapes)
         shortcut = "projection" if any("shortcut" in name for name in shapes) else "pad"
         if (depth := 6 * blocks + 2) in (20, 32, 44, 56):
-            arguments = {"num_classes": classes, "shortcut": shortcut}
+            arguments: dict[str, JSONValue] = {"num_classes": classes, "shortcut": shortcut}
             yield Architecture(f"structprune:cifar_resnet{depth}", arguments)
     if shapes.get("features.0.weight") == (64, 3, 3, 3):
         yield Architecture("structprune:earlycrop_vgg16", {"num_classes": classes})
@@ -128,8 +128,8 @@ def _own(shapes: Shapes, classes: int) -> Iterator[Architecture]:
 def _torchvision_by_size(shapes: Shapes, classes: int) -> list[str]:
     """Torchvision's classifiers, those with the right number of parameters first; building all takes long.
 
-    Published counts are for 1,000 classes, and only the last layer depends on them. Counts of the two networks
-    with auxiliary heads leave these out, so the two are always tried.
+    Published counts are for 1,000 classes, and only the last layer depends on them. Those of the two networks
+    with auxiliary heads leave the heads out, so the two are always tried.
     """
     from torchvision import models
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,9 @@ AUXILIARY: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "transform_input": True},
     "inception_v3": {"aux_logits": True, "transform_input": True},
 }
+
+# torchvision's networks with position tables for one image size.
+FIXED_SIZE = frozenset({"vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t"})
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _torchvision_names() -> list[str]:
 def _build_torchvision(name: str, arguments: Mapping[str, Any], pretrained: bool) -> nn.Module:
     from torchvision import models
 
-    # A stated init_weights silences a warning about its coming default; True would draw from SciPy for minutes.
+    # Said, it warns no more of its coming default; True would draw from SciPy for minutes.
     quiet = {"init_weights": False} if name in AUXILIARY and not pretrained else {}
     try:
         model: nn.Module = models.get_model(
@@ -97,12 +99,8 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
 
     transforms = models.get_model_weights(name).DEFAULT.transforms()
     size = transforms.crop_size[0]
-    fixed = "image_size" in inspect.signature(models.get_model_builder(name)).parameters or name in FIXED_SIZE
-    return Preprocessing((3, size, size), tuple(transforms.mean), tuple(transforms.std), assumed=not fixed)
-
-
-# torchvision's transformers with position tables for one image size; their builders don't say so.
-FIXED_SIZE = frozenset({"vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t"})
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return Preprocessing((3, size, size), mean, std, assumed=name not in FIXED_SIZE)
 
 
 def _extra_preprocessing(find: Callable[[str], Mapping[str, Any]]) -> Callable[[str], Preprocessing]:

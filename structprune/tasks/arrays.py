@@ -70,7 +70,8 @@ def _load(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
 
 def _open(path: Path, take: Any) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # A file of our own: np.load leaves the one it opened open when it fails.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return take(archive)
     except (*UNREADABLE, AttributeError, TypeError) as error:
         # A lone .npy array is no context manager and has no files: the last two.

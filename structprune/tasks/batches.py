@@ -150,10 +150,11 @@ def _per_channel(values: tuple[float, ...]) -> Tensor:
 
 
 def _check_channels(images: ImageSet, channels: int) -> None:
-    adaptable = images.any_channels and 1 in (images.channels, channels)
+    # Grey to anything, colour to grey: what _adapt_channels does.
+    adaptable = images.any_channels and (images.channels == 1 or (images.channels, channels) == (3, 1))
     if images.channels != channels and not adaptable:
         raise InputError(
-            f"the images of {images.name} have {_counted(images.channels, 'channel')} and the network reads "
+            f"the images of {images.name} have {_counted(images.channels, 'channel')}, but the network reads "
             f"{channels}; give images of shape (N, H, W, {channels})"
         )
 

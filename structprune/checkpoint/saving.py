@@ -1,0 +1,94 @@
+"""A cut network's weights and plan, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from structprune.budget import Plan
+from structprune.checkpoint.staging import translated
+from structprune.sources.architecture import Architecture
+from structprune.sources.plan_file import PLAN, Kept, PlanFile, TensorEntry, to_json
+from structprune.sources.result_folder import DTYPES, WEIGHTS, checksum
+from structprune.sources.widths import Widths, widths_of
+
+SPELLING = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def save_weights_and_plan(
+    folder: Path,
+    model: nn.Module,
+    plan: Plan,
+    architecture: Architecture | None,
+    input_shape: Sequence[int],
+    *,
+    dense_widths: Widths,
+    name: str = "",
+) -> None:
+    """Write ``model.safetensors`` and ``plan.json``.
+
+    Args:
+        folder: an existing folder, mostly one of :func:`~structprune.checkpoint.staged_folder`.
+        model: the cut network.
+        plan: what was kept.
+        architecture: what builds the unpruned network, or None for one of the user's own.
+        input_shape: of one input, (C, H, W).
+        dense_widths: ``widths_of(network)`` before the cut.
+        name: of the network, for reports; no path.
+
+    Raises:
+        OutputError: the folder can't be written, or the disk is full.
+    """
+    from safetensors.torch import save_file
+
+    tensors, aliases = _unshared(model)
+    stored = PlanFile(
+        architecture=architecture,
+        name=name,
+        input_shape=tuple(input_shape),
+        remove=plan.budget.remove,
+        unit=plan.budget.unit,
+        floor=plan.budget.floor,
+        align=plan.budget.align,
+        reached=plan.reached,
+        gates={gate: _kept(keep_C) for gate, keep_C in plan.keep.items()},
+        widths=widths_of(model),
+        dense_widths=dense_widths,
+        tensors={key: _entry(tensor) for key, tensor in tensors.items()},
+        aliases=aliases,
+    )
+    with translated(folder):
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / PLAN).write_text(to_json(stored), encoding="utf-8")
+
+
+def _kept(keep_C: Tensor) -> Kept:
+    indices: list[int] = keep_C.nonzero().flatten().tolist()
+    return Kept(tuple(indices), keep_C.numel())
+
+
+def _entry(tensor: Tensor) -> TensorEntry:
+    return TensorEntry(SPELLING[tensor.dtype], tuple(tensor.shape), checksum(tensor))
+
+
+def _unshared(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict with each shared tensor once, and name -> name for the others.
+
+    A tensor that is a view of a larger one gets memory of its own, as safetensors wants it.
+    """
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in model.state_dict().items():
+        place = (
+            (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.device) if tensor.numel() else (name,)
+        )
+        owner = first.setdefault(place, name)
+        if owner == name:
+            tensors[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        else:
+            aliases[name] = owner
+    return tensors, aliases

@@ -1,0 +1,273 @@
+"""Which channels go: gate, score, select, once or in steps. No weight is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from structprune.batch_norm import evaluating, take_statistics, were_trained
+from structprune.budget import Budget, Plan, select
+from structprune.channels import ChannelGroups, channel_groups
+from structprune.criteria import DEFAULT, named
+from structprune.errors import InputError, UsageError
+from structprune.gates import GatedModel, gate_channels, input_sizes
+from structprune.schedules import exponential, one_shot
+from structprune.scores import Accumulate, Batch, Sampling, Scores, fuse
+from structprune.surgery import shrink
+
+Loss = Callable[[Any, Any], Tensor]
+Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]
+
+DEFAULT_SAMPLES = 64
+MINI_BATCH = 16
+DEFAULT_DRAWS = 5
+
+# Peak memory of |H g| per sample is 5 to 13 times the inputs of the conv and linear layers, by how many
+# operations lie between them; a pass is to stay below this many bytes.
+_BYTES_PER_PASS = 1.6e9
+_BYTES_PER_INPUT_BYTE = 12
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What scores a network.
+
+    Attributes:
+        batches: mini-batches of inputs and targets.
+        loss: (output, target) -> mean loss.
+        forward: (network, inputs) -> output that ``loss`` takes.
+        real: whether these are data and not noise.
+        how: where they come from, for the report.
+    """
+
+    batches: tuple[Batch, ...]
+    loss: Loss
+    forward: Forward = lambda network, inputs: network(*inputs)
+    real: bool = True
+    how: str = "data"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a network is scored.
+
+    Attributes:
+        score: a criterion, or a fusion of several: ``"ntk_sap+crop"``.
+        trained: whether the network counts as trained.
+        accumulate: of criteria of the loss; None: per mini-batch in absolute value where the network is
+            trained, since its total gradient is nearly zero; else the total, as in the papers.
+        batch_norm: ``fixed`` statistics, or ``batch`` for those of every mini-batch.
+        draws: weight draws of NTK-SAP, at least.
+        chunk: samples per pass, or None for as many as fit well into memory; no score depends on it.
+        steps: 1 for one shot, more to rescore the shrunk network in between.
+        seed: of everything random.
+    """
+
+    score: str = DEFAULT
+    trained: bool = False
+    accumulate: Accumulate | None = None
+    batch_norm: str = "fixed"
+    draws: int = DEFAULT_DRAWS
+    chunk: int | None = None
+    steps: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        named(self.score)  # an unknown name is better refused before any work
+        if self.draws < 1 or self.steps < 1 or (self.chunk is not None and self.chunk < 1):
+            raise UsageError(
+                f"draws {self.draws}, steps {self.steps} and chunk {self.chunk} must all be at least 1"
+            )
+
+
+def is_trained(
+    model: nn.Module, from_checkpoint: bool, pretrained: bool, word: bool | None
+) -> tuple[bool, str]:
+    """Decide whether a network counts as trained, and say why."""
+    if word is not None:
+        return word, "you said so"
+    if pretrained:
+        return True, "pretrained weights"
+    seen = were_trained(model)
+    if seen is not None:
+        return seen, f"its batch norms have {'seen data' if seen else 'seen nothing yet'}"
+    if from_checkpoint:
+        return True, "read from a file; without batch norm nothing tells, --untrained says otherwise"
+    return False, "not read from a file; without batch norm nothing tells, --trained says otherwise"
+
+
+def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:
+    """Score every channel of every group.
+
+    Args:
+        model: the network; it is left bit for bit as it was.
+        groups: its groups of channels.
+        samples: what it is scored on.
+        scoring: how.
+
+    Returns:
+        group name -> (C,) scores, larger = keep.
+    """
+    chunk = scoring.chunk or fitting_chunk(model, samples)
+    gated = gate_channels(model, groups, _input_bytes(model, samples, chunk))
+    sampling = Sampling(
+        batches=samples.batches,
+        loss=samples.loss,
+        forward=samples.forward,
+        chunk=chunk,
+        accumulate=scoring.accumulate or ("abs" if scoring.trained else "total"),
+        batch_norm="batch" if scoring.batch_norm == "batch" else "fixed",
+        trained=scoring.trained,
+        real=samples.real,
+        draws=scoring.draws,
+        seed=scoring.seed,
+    )
+    if not scoring.trained and sampling.batch_norm == "fixed":
+        sampling = replace(sampling, statistics=_statistics(gated, sampling))
+    return fuse([criterion(gated, sampling) for criterion in named(scoring.score)])
+
+
+def choose(
+    model: nn.Module,
+    groups: ChannelGroups,
+    example: tuple[Tensor, ...],
+    samples: Samples,
+    scoring: Scoring,
+    budget: Budget,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Plan, Scores]:
+    """Choose the channels that stay, in one shot or in steps.
+
+    Every step scores what the last one left and aims at a cumulative target. A channel that is gone
+    scores minus infinity from then on, so that floors, divisors and ties are those of the dense network.
+
+    Returns:
+        The plan, and the scores of the last step.
+    """
+    plan: Plan | None = None
+    targets = one_shot(budget.remove) if scoring.steps == 1 else exponential(budget.remove, scoring.steps)
+    select(_flat_scores(groups), groups, budget)  # an unreachable target is refused before any work
+    for step, target in enumerate(targets, start=1):
+        progress(f"scoring, step {step} of {scoring.steps}" if scoring.steps > 1 else "scoring")
+        current = model if plan is None else shrink(model, groups, plan)
+        current_groups = groups if plan is None else channel_groups(current, example)
+        found = score(current, current_groups, samples, scoring)
+        found = found if plan is None else _in_dense_terms(found, plan)
+        plan = select(found.values, groups, replace(budget, remove=target))
+    assert plan is not None
+    return replace(plan, budget=budget), found
+
+
+def _flat_scores(groups: ChannelGroups) -> dict[str, Tensor]:
+    return {group.name: torch.zeros(group.size) for group in groups}
+
+
+def _in_dense_terms(scores: Scores, plan: Plan) -> Scores:
+    values = {}
+    for name, keep in plan.keep.items():
+        values[name] = torch.full(keep.shape, -torch.inf, dtype=torch.float64)
+        values[name][keep] = scores.values[name].double()
+    return Scores(values, scores.criterion)
+
+
+def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
+    open_gates = gated.ones(requires_grad=False)
+    return take_statistics(
+        gated.model,
+        lambda buffers, batch: sampling.run(gated, open_gates, batch.inputs, buffers=buffers),
+        sampling.batches,
+    )
+
+
+def fitting_chunk(model: nn.Module, samples: Samples) -> int:
+    """Return a power of two of samples whose pass stays small in memory; the same on every machine."""
+    one = sum(_input_bytes(model, samples, 1).values())
+    fitting = max(1, int(_BYTES_PER_PASS / (_BYTES_PER_INPUT_BYTE * max(one, 1))))
+    largest = max(len(batch) for batch in samples.batches)
+    return min(1 << (fitting.bit_length() - 1), largest)
+
+
+def _input_bytes(model: nn.Module, samples: Samples, count: int) -> dict[str, int]:
+    """Return layer -> bytes of its input for ``count`` samples, from a pass over two."""
+    few = tuple(x[:2] for x in samples.batches[0].inputs)
+    with torch.no_grad(), evaluating(model):
+        sizes = input_sizes(model, lambda: samples.forward(model, few))
+    return {name: size * count // len(few[0]) for name, size in sizes.items()}
+
+
+def random_samples(
+    model: nn.Module, example: tuple[Tensor, ...], count: int = DEFAULT_SAMPLES, seed: int = 0
+) -> Samples:
+    """Return standard-normal inputs with random targets, for a network without data.
+
+    Targets are classes where the network puts out floating-point scores (N, K, ...), drawn uniformly.
+
+    Args:
+        model: the network.
+        example: positional inputs, (N, ...) each.
+        count: how many samples.
+        seed: of inputs and targets.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = tuple(_random_like(x, count, generator) for x in example)
+    with torch.no_grad(), evaluating(model):
+        output = model(*(x[:2] for x in inputs))
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        raise InputError(
+            f"the network puts out a {type(output).__name__}, for which no loss is known; "
+            "call structprune.compress from Python with data=, loss= and forward="
+        )
+    shape = (count, *output.shape[2:])
+    target = torch.randint(0, output.shape[1], shape, generator=generator).to(output.device)
+    how = f"{count} random inputs with random labels (no data)"
+    return Samples(_mini_batches(inputs, target), functional.cross_entropy, real=False, how=how)
+
+
+def _random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    shape = (count, *x.shape[1:])
+    if x.is_floating_point():
+        return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
+    # Ids: any that the example shows to be valid.
+    flat = x.flatten().cpu()
+    return flat[torch.randint(0, len(flat), shape, generator=generator)].to(x.device)
+
+
+def _mini_batches(inputs: tuple[Tensor, ...], target: Tensor, size: int = MINI_BATCH) -> tuple[Batch, ...]:
+    return tuple(Batch(inputs, target).chunks(size))
+
+
+def samples_of(
+    data: Any, loss: Loss | None = None, forward: Forward | None = None, device: torch.device | None = None
+) -> Samples:
+    """Turn what a Python caller gives into samples.
+
+    Args:
+        data: (inputs, targets) tensors, or an iterable of such pairs; inputs may be a tuple of tensors.
+        loss: (output, target) -> mean loss; cross entropy by default.
+        forward: (network, inputs) -> output that ``loss`` takes.
+        device: where the network is.
+
+    Raises:
+        InputError: there is nothing in it.
+    """
+    pairs = (
+        [data] if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor) else list(data)
+    )
+    batches = [batch for pair in pairs for batch in _pair(pair, device).chunks(MINI_BATCH)]
+    if not batches:
+        raise InputError("data is empty; expected (inputs, targets) tensors or an iterable of such pairs")
+    keywords = {"forward": forward} if forward is not None else {}
+    how = f"{sum(map(len, batches))} of the caller's own inputs"
+    return Samples(tuple(batches), loss or functional.cross_entropy, real=True, how=how, **keywords)
+
+
+def _pair(pair: Any, device: torch.device | None) -> Batch:
+    inputs, target = pair
+    tensors = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    moved = target.to(device) if isinstance(target, Tensor) else target
+    return Batch(tuple(x.to(device) for x in tensors), moved)

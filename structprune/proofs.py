@@ -1,0 +1,288 @@
+"""Proofs that what was cut is what was meant: each compares two networks that must compute the same.
+
+The error of outputs a against b is max|a - b| / max|b|, and beside it max|a - b| / s, where s is the mean
+standard deviation of b over the inputs. On an untrained network outputs collapse to a constant, against
+which any absolute test passes; so a comparison counts only where s > 1e-3 max|b|.
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from structprune.batch_norm import BatchNormMode, evaluating
+from structprune.budget import Plan
+from structprune.channels import ChannelGroups
+from structprune.checkpoint import load
+from structprune.errors import InputError, ProofFailedError
+from structprune.gates import gate_channels
+from structprune.report import Proof, ProofName
+
+LEAST_SPREAD = 1e-3
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far two outputs are apart.
+
+    Attributes:
+        error: max|a - b| / max|b|.
+        error_of_spread: max|a - b| / s.
+        spread: s / max|b|.
+    """
+
+    error: float
+    error_of_spread: float
+    spread: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether the outputs vary enough over the inputs for the comparison to say something."""
+        return self.spread > LEAST_SPREAD
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a gap must stay below; None where a figure is only reported."""
+
+    error: float | None
+    error_of_spread: float | None
+
+    def hold(self, gap: Gap) -> bool:
+        """Tell whether a gap counts and stays below every bound. NaN stays below nothing."""
+        pairs = ((gap.error, self.error), (gap.error_of_spread, self.error_of_spread))
+        return gap.counts and all(bound is None or error < bound for error, bound in pairs)
+
+
+IN_FLOAT64 = Bounds(None, 1e-9)
+IN_FLOAT32 = Bounds(1e-5, 1e-2)
+
+
+def gap(a: Any, b: Any) -> Gap:
+    """Compare outputs a with the reference b, both over the same inputs; of several outputs the worst.
+
+    Raises:
+        InputError: the outputs differ in structure or shape.
+    """
+    (leaves_a, tree_a), (leaves_b, tree_b) = tree_flatten(a), tree_flatten(b)
+    shapes_a, shapes_b = ([tuple(x.shape) for x in leaves] for leaves in (leaves_a, leaves_b))
+    if tree_a != tree_b or shapes_a != shapes_b:
+        raise InputError(f"outputs of shapes {shapes_a} and {shapes_b} can't be compared")
+    gaps = [_gap(x.double(), y.double()) for x, y in zip(leaves_a, leaves_b, strict=True)]
+    return Gap(
+        error=max((g.error for g in gaps), default=0.0),
+        error_of_spread=max((g.error_of_spread for g in gaps), default=0.0),
+        spread=min((g.spread for g in gaps), default=0.0),
+    )
+
+
+def _gap(a: Tensor, b: Tensor) -> Gap:
+    apart = float((a - b).abs().max())
+    largest = float(b.abs().max())
+    spread = float(b.std(dim=0).mean())
+    if not all(map(torch.isfinite, (torch.tensor(apart), torch.tensor(largest)))):
+        return Gap(torch.inf, torch.inf, 0.0)
+    return Gap(_ratio(apart, largest), _ratio(apart, spread), _ratio(spread, largest))
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else (0.0 if a == 0 else torch.inf)
+
+
+def closed_gates(
+    dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, inputs: Inputs
+) -> Proof:
+    """Prove that the shrunk network is the dense one with the gates of the removed channels closed.
+
+    In float64 where both networks fit into memory so, else in float32. Where batch norm has no statistics
+    under which the outputs vary, both networks normalise with those of the inputs.
+
+    Args:
+        dense: the network before the cut.
+        small: the network right after it.
+        groups: the groups that were cut.
+        plan: what they kept.
+        inputs: at least 4 inputs, (N, ...).
+    """
+    dtype, bounds = (torch.float64, IN_FLOAT64) if _fits(dense) else (torch.float32, IN_FLOAT32)
+    closed = gate_channels(copy.deepcopy(dense).to(dtype), groups, {})
+    cut = copy.deepcopy(small).to(dtype)
+    gates = {name: keep.to(_device(dense), dtype) for name, keep in plan.keep.items()}
+    exact = _cast(inputs, dtype)
+
+    def compare(mode: BatchNormMode) -> Gap:
+        with torch.no_grad(), evaluating(closed.model, mode), evaluating(cut, mode):
+            return gap(closed(gates, exact), cut(*exact))
+
+    found, mode = _where_it_counts(compare)
+    how = f"{len(exact[0])} inputs, {str(dtype).removeprefix('torch.')}, {_MODES[mode]}"
+    return _proof("closed_gates", found, bounds, how)
+
+
+_MODES: dict[BatchNormMode, str] = {
+    "fixed": "the network's own batch-norm statistics",
+    "batch": "batch-norm statistics of the inputs",
+}
+
+
+def _where_it_counts(compare: Callable[[BatchNormMode], Gap]) -> tuple[Gap, BatchNormMode]:
+    """Compare with the networks' own statistics, or, where outputs collapse under them, with the inputs'."""
+    found = compare("fixed")
+    return (found, "fixed") if found.counts else (compare("batch"), "batch")
+
+
+def _proof(name: ProofName, found: Gap, bounds: Bounds, how: str) -> Proof:
+    return Proof(
+        name=name,
+        passed=bounds.hold(found),
+        error=found.error,
+        tolerance=bounds.error,
+        error_of_spread=found.error_of_spread,
+        tolerance_of_spread=bounds.error_of_spread,
+        spread=found.spread,
+        how=how,
+    )
+
+
+def _fits(model: nn.Module) -> bool:
+    """Tell whether two float64 copies and as much again for activations leave half the memory free."""
+    entries = sum(p.numel() for p in model.parameters())
+    free = psutil.virtual_memory().available
+    if _device(model).type == "cuda":
+        free = torch.cuda.mem_get_info(_device(model))[0]
+    return entries * 8 * 4 < free / 2
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+
+
+def signature(dense: nn.Module, small: nn.Module, inputs: Inputs) -> Proof:
+    """Prove that inputs, output structure, shapes and types are as before, at two batch sizes."""
+    batches = (2, min(5, len(inputs[0])))
+    differing = [n for n in batches if _signature(dense, inputs, n) != _signature(small, inputs, n)]
+    return Proof(
+        name="signature",
+        passed=not differing,
+        error=float(len(differing)),
+        tolerance=0.0,
+        error_of_spread=None,
+        tolerance_of_spread=None,
+        spread=None,
+        how=f"output structure, shapes and types at batch sizes {batches[0]} and {batches[1]}; "
+        "the error counts the sizes at which they differ",
+    )
+
+
+def _signature(model: nn.Module, inputs: Inputs, batch: int) -> tuple[str, list[tuple[Any, ...]]]:
+    with torch.no_grad(), evaluating(model):
+        leaves, tree = tree_flatten(model(*(x[:batch] for x in inputs)))
+    return str(tree), [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else (x,) for x in leaves]
+
+
+def reloaded(small: nn.Module, folder: Path, inputs: Inputs, unpruned: nn.Module | None = None) -> Proof:
+    """Prove that what was written is what was made, by loading it in a fresh process.
+
+    Args:
+        small: the network in memory.
+        folder: a result folder with its weights and plan.
+        inputs: at least 4 inputs.
+        unpruned: for a network that no registry can rebuild, the dense one, which a user would hand to
+            ``load``; it is sent along by pickle, or, where its class can't be imported, loaded right here.
+    """
+    if unpruned is not None and not _importable(unpruned):
+        where = "in this process, since the network's class can't be imported in another"
+        again = _run_in_modes(load(folder, model=unpruned), inputs)
+    else:
+        where = "in a fresh process"
+        again = _run_elsewhere(folder, inputs, unpruned)
+    here = _run_in_modes(copy.deepcopy(small).cpu(), inputs)
+    found, mode = _where_it_counts(lambda mode: gap(again[mode], here[mode]))
+    return _proof("reloaded", found, Bounds(1e-6, None), f"loaded {where}; {_MODES[mode]}")
+
+
+def _importable(model: nn.Module) -> bool:
+    return all(
+        type(m).__module__ != "__main__" and "<locals>" not in type(m).__qualname__ for m in model.modules()
+    )
+
+
+def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[BatchNormMode, list[Tensor]]:
+    """Run in both batch-norm modes; the model's statistics are not used afterwards."""
+    outputs: dict[BatchNormMode, list[Tensor]] = {}
+    for mode in _MODES:
+        with torch.no_grad(), evaluating(model, mode):
+            outputs[mode] = tree_flatten(model(*(x.cpu() for x in inputs)))[0]
+    return outputs
+
+
+def _run_elsewhere(
+    folder: Path, inputs: Inputs, unpruned: nn.Module | None
+) -> dict[BatchNormMode, list[Tensor]]:
+    with tempfile.TemporaryDirectory(prefix="structprune-") as scratch:
+        task, answer = Path(scratch, "task.pt"), Path(scratch, "answer.pt")
+        torch.save({"inputs": [x.cpu() for x in inputs], "unpruned": unpruned}, task)
+        command = [sys.executable, "-m", "structprune.proofs", str(folder.resolve()), str(task), str(answer)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ProofFailedError(f"the result can't be loaded in a fresh process: {last}")
+        answers: dict[BatchNormMode, list[Tensor]] = torch.load(answer, weights_only=True)
+        return answers
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    # The other process must find what this one found, and compute with as many threads.
+    threads = str(torch.get_num_threads())
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": threads}
+
+
+def _main(folder: str, task: str, answer: str) -> None:
+    # The task was pickled by our own parent process a moment ago.
+    asked = torch.load(task, weights_only=False)
+    model = load(Path(folder), model=asked["unpruned"])
+    torch.save(_run_in_modes(model, tuple(asked["inputs"])), answer)
+
+
+def require(proofs: Sequence[Proof]) -> None:
+    """Raise if a proof failed.
+
+    Raises:
+        ProofFailedError: with the figures of every proof that failed.
+    """
+    failed = [proof for proof in proofs if not proof.passed]
+    if failed:
+        raise ProofFailedError("; ".join(_failure(proof) for proof in failed))
+
+
+def _failure(proof: Proof) -> str:
+    if proof.spread is not None and proof.spread <= LEAST_SPREAD:
+        why = f"the outputs vary by {proof.spread:.1e} of their size, too little to compare"
+    else:
+        figures = [f"error {proof.error:.1e} (allowed {proof.tolerance})"]
+        if proof.error_of_spread is not None:
+            figures.append(f"{proof.error_of_spread:.1e} of the spread (allowed {proof.tolerance_of_spread})")
+        why = ", ".join(figures)
+    return f"proof {proof.name} failed: {why}; {proof.how}"
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

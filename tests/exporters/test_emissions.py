@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from exporters.emissions import break_even, emissions, metered, per_inferences
+from exporters.readings import against_first
+from exporters.to_onnx import to_onnx
+from exporters.tracker import Spent, Tracker
+from structprune.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A configuration that would publish everything, and no way out."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("something was sent out")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for key, value in {
+        "SAVE_TO_API": "true",
+        "SAVE_TO_FILE": "true",
+        "OUTPUT_METHODS": "csv,api",
+        "EMISSIONS_ENDPOINT": "http://localhost:1",
+        "ELECTRICITYMAPS_API_TOKEN": "token",
+        "API_CALL_INTERVAL": "1",
+    }.items():
+        monkeypatch.setenv(f"CODECARBON_{key}", value)
+    monkeypatch.setenv("CODECARBON_OUTPUT_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def work(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_energy_and_carbon_of_two_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    example = (torch.ones(1, 64),)
+    wide = nn.Sequential(nn.Linear(64, 2048), nn.Linear(2048, 2048), nn.Linear(2048, 2))
+    files = [
+        to_onnx(model, example, tmp_path / f"{i}.onnx").path
+        for i, model in enumerate((wide, nn.Linear(64, 2)))
+    ]
+    before = sorted(tmp_path.iterdir())
+    energy, carbon = emissions(files, example, batch=2, seconds=1.0, country="fra")
+    assert sorted(tmp_path.iterdir()) == before
+    assert capfd.readouterr() == ("", "")
+    assert (energy.unit, carbon.unit) == ("J", "gCO2e")
+    assert "electricity of FRA, 56 gCO2e/kWh" in energy.how
+    assert "measured" in energy.how or "estimated" in energy.how
+    compared = against_first(energy, 1)
+    assert compared.ratio is not None
+    assert compared.ratio.low > 2
+    for joules, grams in zip(energy.networks, carbon.networks, strict=True):
+        ratios = [g / j for g, j in zip(grams.samples, joules.samples, strict=True)]
+        assert ratios == pytest.approx([56.039 / 3.6e6] * len(ratios), rel=1e-4)
+
+
+class TenJoules(Tracker):
+    """Charges the same for whatever is done."""
+
+    def __init__(self) -> None: ...
+
+    @contextmanager
+    def spending(self) -> Iterator[list[Spent]]:
+        spent: list[Spent] = []
+        yield spent
+        spent.append(Spent(joules=10.0, grams=0.5))
+
+
+def test_figures_are_per_thousand_inferences() -> None:
+    # Four runs of 0.1 s fill 0.35 s: twelve inferences.
+    each = per_inferences(TenJoules(), lambda: 0.1, seconds=0.35, batch=3)
+    assert (each.joules, each.grams) == pytest.approx((10 / 12 * 1000, 0.5 / 12 * 1000))
+
+
+def test_twice_the_work_costs_about_twice_the_energy() -> None:
+    with metered() as short:
+        work(0.5)
+    with metered() as long:
+        work(1.5)
+    assert 1.5 < long.joules / short.joules < 6
+    assert "world's average, 475 gCO2e/kWh" in short.how
+
+
+def test_a_country_that_codecarbon_is_configured_with_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODECARBON_COUNTRY_ISO_CODE", "DEU")
+    with metered() as meter:
+        work(0.1)
+    assert "electricity of DEU" in meter.how
+
+
+def test_an_unknown_country_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="country 'Narnia' is unknown"):
+        Tracker("Narnia")
+
+
+def test_an_error_in_the_body_comes_through_and_no_thread_stays() -> None:
+    threads = threading.active_count()
+    with pytest.raises(ZeroDivisionError), metered("FRA"):
+        raise ZeroDivisionError
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    ("spent", "dense", "pruned", "inferences"),
+    [(900.0, 0.5, 0.2, 3000.0), (9.0, 0.2, 0.2, None), (9.0, 0.1, 0.2, None)],
+)
+def test_break_even(spent: float, dense: float, pruned: float, inferences: float | None) -> None:
+    assert break_even(spent, dense, pruned) == inferences

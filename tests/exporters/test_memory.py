@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from exporters.memory import memory, resident_set
+from exporters.networks import Network
+from exporters.to_onnx import to_onnx
+from structprune.errors import InputError
+
+MEGABYTE = 1e6
+
+
+def test_weights_show_in_the_resident_set_and_the_parents_do_not(tmp_path: Path) -> None:
+    example = (torch.ones(1, 1000),)
+    models = [nn.Linear(1000, units) for units in (20_000, 10)]
+    networks = [
+        Network(model, to_onnx(model, example, tmp_path / f"{i}.onnx").path) for i, model in enumerate(models)
+    ]
+    ours = np.ones(60_000_000)
+    readings = memory(networks, example, batch=2)
+    assert ours.nbytes / MEGABYTE == 480
+    large, small = (float(reading.extra["network"]) for reading in readings.networks)
+    assert large > 80 > small > 0
+    for reading in readings.networks:
+        assert 10 < float(reading.extra["baseline"]) < 300
+        assert all(sample > float(reading.extra["baseline"]) for sample in reading.samples)
+    assert "resident set (CPU)" in readings.how
+    assert "GPU" not in readings.how
+
+
+def test_a_file_that_the_child_can_not_run_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(InputError, match=r"bad\.onnx.*process of its own"):
+        resident_set(path, {"input": np.ones((1, 4))})

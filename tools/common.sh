@@ -1,0 +1,27 @@
+# Shared by the scripts beside it; sourced, not run. Needs Python 3.11 or newer, with pip and venv.
+
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+say() { printf '== %s\n' "$*" >&2; }
+
+# The first Python of 3.11 or newer; $PYTHON goes first.
+find_python() {
+    for candidate in ${PYTHON:-} python3 python python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    say 'no Python 3.11 or newer found; install one, or name it in $PYTHON'
+    return 1
+}
+
+# make_environment REQUIREMENT: .venv, if missing, with this project in it.
+make_environment() {
+    if [ ! -x .venv/bin/python ]; then
+        say "making .venv"
+        "$(find_python)" -m venv .venv
+    fi
+    say "installing (PyTorch is some gigabytes the first time)"
+    .venv/bin/python -m pip install --quiet --editable "$1"
+}

@@ -91,8 +91,7 @@ def to_onnx(
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            used, fallback = _first_that_works(job, draft, exporter)
-            written = _opset(draft)
+            used, written, fallback = _first_that_works(job, draft, exporter)
             _move(draft, path)
     except OSError as error:
         raise OutputError(
@@ -136,10 +135,13 @@ def _legacy(job: _Job, draft: Path) -> None:
 
 
 def _legacy_without_doubt(job: _Job, draft: Path) -> None:
-    """Trace the network, and give up where tracing warns that it bakes something in."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", TracerWarning)
+    """Trace the network, and give up where tracing warned that it baked something in."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", TracerWarning)
         _legacy(job, draft)
+    doubts = [str(warning.message) for warning in seen if issubclass(warning.category, TracerWarning)]
+    if doubts:
+        raise _ExportError(doubts[0].partition(". ")[0])
 
 
 def _dynamo(job: _Job, draft: Path) -> None:
@@ -164,9 +166,9 @@ def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
 
 
 # Tracing comes first: 0.5-2.5 s where dynamo takes 3-11 s (resnet18, mobilenet_v2, efficientnet_b0,
-# densenet121), and ONNX Runtime computes the same of both. Its vice is to bake in what depends on the data, so a
-# warning of that kind hands over to dynamo, which reads control flow or refuses. Many such warnings are harmless
-# (assertions on shapes); where dynamo can't, the trace is taken after all, and check_onnx decides.
+# densenet121), and ONNX Runtime computes the same of both. Its vice is to bake in what depends on the data. A
+# warning of that kind hands over to dynamo, which reads control flow or refuses. Many are harmless, such as
+# assertions on shapes; where dynamo can't, the trace is taken after all, and check_onnx decides.
 _ATTEMPTS: Mapping[Exporter, tuple[tuple[str, Callable[[_Job, Path], None]], ...]] = {
     "auto": (("legacy", _legacy_without_doubt), ("dynamo", _dynamo), ("legacy", _legacy)),
     "dynamo": (("dynamo", _dynamo),),
@@ -174,28 +176,28 @@ _ATTEMPTS: Mapping[Exporter, tuple[tuple[str, Callable[[_Job, Path], None]], ...
 }
 
 
-def _first_that_works(job: _Job, draft: Path, exporter: Exporter) -> tuple[str, str | None]:
-    """Return the name of the exporter that wrote the draft, and why the ones before it did not."""
+def _first_that_works(job: _Job, draft: Path, exporter: Exporter) -> tuple[str, int, str | None]:
+    """Return the exporter that wrote the draft, the draft's opset, and why those before it were given up."""
     given_up: list[str] = []
     for name, export in _ATTEMPTS[exporter]:
         try:
-            _attempt(job, draft, export)
+            opset = _attempt(job, draft, export)
         except _ExportError as error:
             given_up.append(f"{name}: {error}")
             continue
-        return name, "; ".join(given_up) or None
+        return name, opset, "; ".join(given_up) or None
     raise InputError(
         f"the network can't be exported to ONNX ({'; '.join(given_up)}); try another opset or exporter"
     )
 
 
-def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> None:
+def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> int:
     for leftover in draft.parent.iterdir():
         leftover.unlink()
     try:
         with quiet(), evaluating(job.model):
             export(job, draft)
-        _tidy(draft, job)
+        return _tidy(draft, job)
     except (_ExportError, OSError):
         raise
     # The exporters raise whatever the network, the tracer or the checker raises.
@@ -208,15 +210,17 @@ def _plain(error: Exception) -> str:
     return first_line(error).replace("\x1b[96m", "").replace("\x1b[0m", "")
 
 
-def _tidy(draft: Path, job: _Job) -> None:
-    """Strip the draft of what says where it was made, and check it."""
+def _tidy(draft: Path, job: _Job) -> int:
+    """Strip the draft of what says where it was made, check it, and return its opset."""
     import onnx
 
+    # Read once, and written only where something had to go: a file may hold half a gigabyte.
     proto = onnx.load(draft, load_external_data=False)
     _require_dynamic_batch(proto, job)
-    _strip(proto)
-    onnx.save(proto, draft)
+    if _strip(proto):
+        onnx.save(proto, draft)
     onnx.checker.check_model(draft)
+    return next(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _require_dynamic_batch(proto: Any, job: _Job) -> None:
@@ -226,33 +230,26 @@ def _require_dynamic_batch(proto: Any, job: _Job) -> None:
             raise _ExportError(f"it fixed the batch dimension of {entry.name!r}")
 
 
-def _strip(message: Any) -> None:
-    """Remove doc strings and metadata throughout: dynamo puts a stack trace, with folders, on every node."""
+_TRACES = ("metadata_props", "doc_string")
+_PARTS = ("graph", "node", "functions", "attribute", "g", "graphs", "input", "output", "value_info")
+"""Fields of ONNX messages that hold messages with traces; weights are none of them and are not walked."""
+
+
+def _strip(message: Any) -> bool:
+    """Remove doc strings and metadata throughout; return whether there were any.
+
+    dynamo puts a stack trace on every node, with the folders of the machine that exported.
+    """
+    found = False
     for field, value in message.ListFields():
-        if field.name in ("metadata_props", "doc_string"):
+        if field.name in _TRACES:
             message.ClearField(field.name)
-        elif field.name in (
-            "graph",
-            "node",
-            "functions",
-            "attribute",
-            "g",
-            "graphs",
-            "input",
-            "output",
-            "value_info",
-        ):
-            parts = [value] if hasattr(value, "ListFields") else value
-            for part in parts:
-                if hasattr(part, "ListFields"):
-                    _strip(part)
-
-
-def _opset(path: Path) -> int:
-    import onnx
-
-    imports = onnx.load(path, load_external_data=False).opset_import
-    return next(int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx"))
+            found = True
+        elif field.name in _PARTS:
+            # A function's inputs are names and no messages.
+            for part in [value] if hasattr(value, "ListFields") else value:
+                found |= hasattr(part, "ListFields") and _strip(part)
+    return found
 
 
 def _move(draft: Path, path: Path) -> None:

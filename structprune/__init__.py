@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from structprune._version import __version__
 
 if TYPE_CHECKING:
+    from structprune.api import Compressed, compress, score
     from structprune.channels import channel_groups
     from structprune.checkpoint import load
-    from structprune.pipeline import Compressed, compress, score
 
 _HOMES = {
-    "Compressed": "pipeline",
+    "Compressed": "api",
     "channel_groups": "channels",
-    "compress": "pipeline",
+    "compress": "api",
     "load": "checkpoint",
-    "score": "pipeline",
+    "score": "api",
 }
 
 __all__ = ["Compressed", "__version__", "channel_groups", "compress", "load", "score"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from structprune.errors import InputError
-from structprune.layers import WEIGHTED, Conv, conv_groups, is_depthwise, out_width, weighted_layers
+from structprune.layers import WEIGHTED, Conv, conv_groups, in_width, is_depthwise, out_width, weighted_layers
 from structprune.report import Protected
 
 
@@ -403,12 +403,17 @@ def _reason(candidate: _Candidate, layers: Mapping[str, nn.Module], outputs: set
         return "its channels are among the network's outputs"
     if not candidate.consumers:
         return "no layer with weights reads its channels"
-    every = tuple(range(candidate.size))
-    if any(c.channels != every or c.gates != every for c in _grouped(candidate, layers)):
+    if any(not _meets_all(c, candidate.size, layers[c.layer]) for c in _grouped(candidate, layers)):
         return "a grouped convolution meets only part of its channels"
     if any(_is_lopsided(layers[c.layer]) for c in (*candidate.producers, *candidate.consumers)):
         return "a grouped convolution has one group per output but not one per input"
     return None
+
+
+def _meets_all(coupling: Coupling, size: int, layer: nn.Module) -> bool:
+    """Tell whether a grouped conv reads or writes just these channels, in their own order."""
+    every = tuple(range(size))
+    return coupling.channels == coupling.gates == every and size in (in_width(layer), out_width(layer))
 
 
 def _is_lopsided(layer: nn.Module) -> bool:

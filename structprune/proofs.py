@@ -162,7 +162,7 @@ def _fits(model: nn.Module) -> bool:
     free = psutil.virtual_memory().available
     if _device(model).type == "cuda":
         free = torch.cuda.mem_get_info(_device(model))[0]
-    return entries * 8 * 4 < free / 2
+    return bool(entries * 8 * 4 < free / 2)
 
 
 def _device(model: nn.Module) -> torch.device:

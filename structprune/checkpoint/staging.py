@@ -1,6 +1,6 @@
 """Folders written whole or not at all.
 
-A result is written into a fresh folder beside its target, flushed to the disk, and renamed in. An older result
+A result is written into a fresh folder beside its target, flushed to the disk, and renamed in. An older one
 is renamed aside first and removed last, so that a kill at any moment leaves one whole folder.
 """
 
@@ -71,7 +71,8 @@ def staged_folder(target: Path, force: bool = False) -> Iterator[Path]:
     stage: Path | None = None
     try:
         with translated(target):
-            made_parents = _make_parents(target)
+            made_parents = [parent for parent in target.parents if not parent.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
             stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:64]}.new-"))
             _open_to_readers(stage)
             yield stage
@@ -140,13 +141,6 @@ def _check_writable(target: Path) -> None:
         raise OutputError(f"{target} can't be written: no folder can be made in {parent}") from error
 
 
-def _make_parents(target: Path) -> list[Path]:
-    """Make the missing folders above the target; returns those made, the deepest first."""
-    missing = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 def _open_to_readers(folder: Path) -> None:
     """Give a private temporary folder the mode that ``mkdir`` would have given it."""
     mask = os.umask(0)
@@ -168,7 +162,7 @@ def _swap_in(stage: Path, target: Path, force: bool) -> None:
         stage.rename(target)
         return
     _check_replaceable(target, force)  # again: the work took a while
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:64]}.old-"))
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{target.name[:64]}.old-"))
     target.rename(aside)  # an empty folder is replaced in one step
     try:
         stage.rename(target)

@@ -1,1 +1,6 @@
-"""TODO."""
+"""Reports for people, from the report's data alone."""
+
+from structprune.render.markdown import markdown
+from structprune.render.tables import Table, count_table, deployment_table, measurement_table, proof_table
+
+__all__ = ["Table", "count_table", "deployment_table", "markdown", "measurement_table", "proof_table"]

@@ -48,14 +48,16 @@ def read_file(path: Path, *, trust_pickle: bool = False) -> nn.Module | State:
     return unwrap(READERS[kind](path), path.name)
 
 
+FIXED = (
+    "whose graph is fixed and can't be cut; give the state dict of the PyTorch network that it was made from"
+)
+
 REFUSALS: Mapping[str, str] = {
     "empty": f"is empty; {WEIGHTS}",
     "text": f"is a text file; {WEIGHTS}",
-    "torchscript": "is a TorchScript file, whose compiled graph can't be cut; give the state dict of the network"
-    " that it was made from",
-    "exported": "is an exported program, whose fixed graph can't be cut; give the state dict of the network that"
-    " it was made from",
-    "onnx": "is an ONNX file, whose fixed graph can't be cut; give the PyTorch network that it was exported from",
+    "torchscript": f"is a TorchScript file, {FIXED}",
+    "exported": f"is an exported program, {FIXED}",
+    "onnx": f"is an ONNX file, {FIXED}",
     "zip": f"is a zip file without a checkpoint in it; {WEIGHTS}",
     "unknown": f"is of no kind that structprune knows, or cut short; {WEIGHTS}",
 }

@@ -77,7 +77,8 @@ def identify(shapes: Shapes) -> Architecture:
     _, architecture, difference = nearest
     raise InputError(
         f"the state dict of {len(shapes)} tensors fits no known network;"
-        f" the nearest is {architecture.source}, where {difference.count} differ, first: {difference.first}; name yours with --arch"
+        f" the nearest is {architecture.source}, where {difference.count} differ,"
+        f" first: {difference.first}; name yours with --arch"
     )
 
 

@@ -1,4 +1,4 @@
-"""A cut network back from its result folder, without pickle, dependency graph or imports that the folder names.
+"""A cut network back from its result folder: no pickle, no dependency graph, no import that the folder names.
 
 The order is the point. The plan is read and checked; the unpruned network is built without memory; every
 width, name, shape and type is held against it and against the header of the weights file; and only then are
@@ -222,7 +222,7 @@ def _same_tensors(found: set[str], expected: set[str], where: str) -> None:
 def checksum(tensor: Tensor) -> int:
     """CRC-32 of a tensor's bytes in memory order."""
     bytes_N = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return zlib.crc32(memoryview(bytes_N.numpy()))
+    return zlib.crc32(bytes_N.numpy().data)
 
 
 def _read_tensors(plan: PlanFile, weights: Path) -> Mapping[str, Tensor]:

@@ -1,0 +1,85 @@
+"""Everything that ``structprune`` asks of this package, behind one object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from exporters.check_onnx import check_onnx
+from exporters.emissions import Meter, break_even, metered
+from exporters.flops import count_flops
+from exporters.measure import Measured, measure
+from exporters.to_onnx import Exporter, OnnxExport, to_onnx
+from structprune.report import Proof
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """Export, check and measure, with the options that a user has set once.
+
+    Attributes:
+        opset: version of ONNX's operator set, or None for the exporter's default.
+        exporter: which exporter writes.
+        rtol: bound of the ONNX proof on max|a - b| / max|b|.
+        device: where batch times and memory are taken.
+        batches: batch sizes to time.
+        threads: CPU threads inside an operator.
+        seconds: time in which energy is taken, for each network.
+        country: three-letter ISO code of the electricity used, or None.
+    """
+
+    opset: int | None = None
+    exporter: Exporter = "auto"
+    rtol: float = 1e-4
+    device: str = "cpu"
+    batches: Sequence[int] = (1, 8)
+    threads: int = 1
+    seconds: float = 5.0
+    country: str | None = None
+
+    def export(self, model: nn.Module, example: tuple[Tensor, ...], path: Path) -> OnnxExport:
+        """Write an ONNX file."""
+        return to_onnx(model, example, path, opset=self.opset, exporter=self.exporter)
+
+    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> Proof:
+        """Compare a module with its ONNX file."""
+        return check_onnx(model, path, inputs, rtol=self.rtol)
+
+    def count_flops(self, model: nn.Module, example: tuple[Tensor, ...]) -> int:
+        """Count the multiply-adds of one input."""
+        return count_flops(model, example)
+
+    def metered(self) -> AbstractContextManager[Meter]:
+        """Take the energy of what happens inside."""
+        return metered(self.country)
+
+    def measure(
+        self,
+        dense: nn.Module,
+        pruned: nn.Module,
+        example: tuple[Tensor, ...],
+        files: tuple[Path, Path],
+        say: Callable[[str], None],
+    ) -> Measured:
+        """Measure both networks, given as modules and as ONNX files."""
+        return measure(
+            dense,
+            pruned,
+            example,
+            dense_onnx=files[0],
+            pruned_onnx=files[1],
+            device=self.device,
+            batches=self.batches,
+            threads=self.threads,
+            seconds=self.seconds,
+            country=self.country,
+            progress=say,
+        )
+
+    def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
+        """Return after how many inferences the energy spent is earned back."""
+        return break_even(spent_joules, dense_joules, pruned_joules)

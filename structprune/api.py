@@ -1,0 +1,221 @@
+"""The Python interface: keyword arguments in front of the pipeline, and the exporters handed to it."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from torch import Tensor, nn
+
+from structprune import pipeline
+from structprune.budget import Budget, Plan
+from structprune.channels import channel_groups
+from structprune.checkpoint import staged_folder
+from structprune.choose import (
+    DEFAULT_DRAWS,
+    DEFAULT_SAMPLES,
+    Forward,
+    Loss,
+    Samples,
+    Scoring,
+    is_trained,
+    random_samples,
+    samples_of,
+)
+from structprune.choose import score as score_channels
+from structprune.criteria import DEFAULT
+from structprune.report import Report
+from structprune.scores import Accumulate, Scores
+from structprune.sources.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A network that was compressed.
+
+    Attributes:
+        model: the shrunk network, a plain module in evaluation mode; it trains on like any other.
+        plan: group -> channels that were kept.
+        report: everything that was found out.
+        scores: group -> scores that the plan was chosen by.
+        example_inputs: inputs that the network takes.
+        files: a folder with what :meth:`save` writes; it goes when this object does.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: Report
+    scores: Scores
+    example_inputs: tuple[Tensor, ...]
+    files: Path
+
+    def save(self, folder: str | Path, force: bool = False) -> None:
+        """Write the result folder: weights, plan, ONNX file and reports, all of them or none.
+
+        Args:
+            folder: where; it must not exist.
+            force: replace a result folder of ours that is already there.
+
+        Raises:
+            OutputError: the folder can't be written, exists, or holds a file that isn't ours.
+        """
+        with staged_folder(Path(folder), force) as stage:
+            shutil.copytree(self.files, stage, dirs_exist_ok=True)
+
+
+def compress(
+    model: nn.Module,
+    example_input: Tensor | Sequence[Tensor],
+    nodes: float,
+    *,
+    score: str = DEFAULT,
+    data: Any = None,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    finetune: Callable[[nn.Module], None] | None = None,
+    trained: bool | None = None,
+    accumulate: Accumulate | None = None,
+    align: int = 1,
+    floor: float = 0.02,
+    steps: int = 1,
+    samples: int = DEFAULT_SAMPLES,
+    draws: int = DEFAULT_DRAWS,
+    chunk: int | None = None,
+    seed: int = 0,
+    architecture: str | None = None,
+    export: bool = True,
+    measure: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Compressed:
+    """Remove a fraction of a network's nodes, and prove that what is left is what was meant.
+
+    Args:
+        model: the network; it is left as it is.
+        example_input: one or more positional inputs with a batch dimension, (N, C, H, W) for images.
+        nodes: the fraction of output channels and units to remove, in [0, 1).
+        score: a criterion, or a fusion of several joined by ``+``.
+        data: what scores: (inputs, targets) tensors or an iterable of such pairs; random inputs if None.
+        loss: (output, target) -> mean loss; cross entropy by default.
+        forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output.
+        evaluate: network -> accuracy in [0, 1], on inputs that neither score nor train.
+        finetune: trains the network that it is given, in place, after the cut.
+        trained: whether the network counts as trained; None: whether its batch norms have seen data.
+        accumulate: how derivatives of mini-batches are summed: ``total``, ``abs`` or ``square``.
+        align: widths become multiples of it, or stay.
+        floor: the fraction of its width that every group keeps at least.
+        steps: 1 for one shot, more to rescore in between.
+        samples: random inputs to score on, where there are no data.
+        draws: weight draws of NTK-SAP, at least.
+        chunk: samples per pass; changes memory, never the score.
+        seed: of everything random.
+        architecture: a name that rebuilds the network, ``"torchvision:resnet18"``, so that
+            ``structprune.load(folder)`` needs no module.
+        export: whether to write an ONNX file and prove it.
+        measure: whether to measure batch time, memory, disk and energy.
+        progress: told what happens next.
+
+    Returns:
+        The shrunk network with its plan and report.
+
+    Raises:
+        TargetUnreachableError: the fraction can't be met; the message gives the reachable range.
+        ProofFailedError: a proof failed.
+        InputError: the network or the data can't be used.
+        UsageError: an argument makes no sense.
+
+    Example:
+        >>> import structprune, torch
+        >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(576, 10))
+        >>> small = structprune.compress(net, torch.zeros(1, 3, 8, 8), nodes=0.5)
+        >>> small.model[0]
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+        >>> [(proof.name, proof.passed) for proof in small.report.proofs]
+        [('closed_gates', True), ('reloaded', True), ('onnx', True), ('signature', True)]
+    """
+    from exporters.toolbox import Toolbox
+
+    example = _tuple(example_input)
+    known, why = is_trained(model, False, False, trained)
+    request = pipeline.Request(
+        model=model,
+        example=example,
+        budget=Budget(nodes, "nodes", floor, align),
+        samples=_samples(model, example, data, loss, forward, samples, seed),
+        scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed),
+        name=type(model).__name__,
+        trained_why=why,
+        architecture=Architecture(architecture) if architecture else None,
+        judge=pipeline.Judge(evaluate, 0, "by the caller's own function") if evaluate else None,
+        finetune=finetune,
+        export=export,
+        measure=measure,
+    )
+    files = Path(mkdtemp(prefix="structprune-"))
+    try:
+        outcome = pipeline.compress(request, files, Toolbox(), progress)
+        done = Compressed(outcome.model, outcome.plan, outcome.report, outcome.scores, example, files)
+    except BaseException:
+        shutil.rmtree(files, ignore_errors=True)
+        raise
+    weakref.finalize(done, shutil.rmtree, files, ignore_errors=True)
+    return done
+
+
+def score(
+    model: nn.Module,
+    example_input: Tensor | Sequence[Tensor],
+    criterion: str = DEFAULT,
+    *,
+    data: Any = None,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
+    trained: bool | None = None,
+    accumulate: Accumulate | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    draws: int = DEFAULT_DRAWS,
+    chunk: int | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score every channel that could go; the arguments are those of :func:`compress`.
+
+    Returns:
+        group -> (C,) scores, larger = keep; the network is bit for bit as it was.
+
+    Example:
+        >>> import structprune, torch
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> structprune.score(net, torch.zeros(1, 4), "snip").values["0"].shape
+        torch.Size([3])
+    """
+    example = _tuple(example_input)
+    known, _ = is_trained(model, False, False, trained)
+    chosen = _samples(model, example, data, loss, forward, samples, seed)
+    scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed)
+    return score_channels(model, channel_groups(model, example), chosen, scoring)
+
+
+def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (example,) if isinstance(example, Tensor) else tuple(example)
+
+
+def _samples(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    data: Any,
+    loss: Loss | None,
+    forward: Forward | None,
+    count: int,
+    seed: int,
+) -> Samples:
+    if data is None:
+        return random_samples(model, example, count, seed)
+    return samples_of(data, loss, forward, example[0].device)
+
+
+__all__ = ["Compressed", "compress", "score"]

@@ -1,0 +1,60 @@
+"""``report.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from structprune.render.tables import TABLES, Table
+from structprune.report import Report
+
+
+def markdown(report: Report) -> str:
+    """Draw a report as Markdown; nothing but the report goes in."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"# {report.model}: {100 * report.nodes.removed:.1f} % of the nodes removed"
+    yield ""
+    yield f"Score {report.method}, seed {report.seed}, scored on {report.data}; "
+    yield f"the network counts as {'trained' if report.trained else 'untrained'}: {report.trained_why}."
+    for build in TABLES:
+        table = build(report)
+        if table.rows:
+            yield from ("", f"## {table.title}", "", *_table(table))
+    if report.break_even is not None:
+        yield from ("", f"Compressing pays for itself after {report.break_even:,.0f} inferences.")
+    if report.accuracy is not None:
+        yield from ("", f"Accuracy on {report.accuracy.images:,} images: {report.accuracy.how}.")
+    yield from _section("Notes", [*report.notes, *_how_measured(report)])
+    yield from _section("Not cut", [f"{row.layer}: {row.reason}" for row in report.protected])
+    yield from ("", "## Widths", "", *_table(_widths(report)))
+    yield from _section("Software", [f"{name} {version}" for name, version in report.software.items()])
+    yield from _section("Hardware", [f"{name}: {value}" for name, value in report.hardware.items()])
+
+
+def _section(title: str, items: list[str]) -> Iterator[str]:
+    if items:
+        yield from ("", f"## {title}", "", *(f"- {item}" for item in items))
+
+
+def _how_measured(report: Report) -> Iterator[str]:
+    for row in report.measurements:
+        batch = "" if row.batch is None else f", batch {row.batch}"
+        yield f"{row.name.replace('_', ' ')} ({row.runtime}{batch}): {row.how}"
+
+
+def _widths(report: Report) -> Table:
+    rows = tuple((layer, str(before), str(after)) for layer, (before, after) in report.widths.items())
+    return Table("Widths", ("layer", "before", "after"), rows)
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield _row(table.head)
+    yield _row(tuple("---" for _ in table.head))
+    yield from map(_row, table.rows)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"

@@ -1,0 +1,129 @@
+"""The tables of a report as rows of text, which Markdown and the terminal draw each in their way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from structprune.report import Count, Measurement, Proof, Report
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        title: what it shows.
+        head: the columns' names.
+        rows: as many cells each as there are columns.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def deployment_table(report: Report) -> Table:
+    """Return the table in the form of EarlyCroP's: one row a network, and the ratio between them."""
+    columns = [("", "dense", "pruned", "dense / pruned"), *_sparsities(report), *map(_column, _main(report))]
+    head, *rows = zip(*columns, strict=True)
+    return Table(f"{report.model}, {report.method}", tuple(head), tuple(tuple(row) for row in rows))
+
+
+def _sparsities(report: Report) -> list[tuple[str, str, str, str]]:
+    rows = []
+    if report.accuracy is not None:
+        after = report.accuracy.cut if report.accuracy.finetuned is None else report.accuracy.finetuned
+        rows.append(("accuracy", _percent(report.accuracy.before), _percent(after), ""))
+    for name, count in (("weight sparsity", report.weights), ("node sparsity", report.nodes)):
+        rows.append((name, "0.0 %", _percent(count.removed), ""))
+    return rows
+
+
+def _main(report: Report) -> list[Measurement]:
+    """The measurements that belong into the short table: one of each kind, at the smallest batch."""
+    chosen: dict[tuple[str, str], Measurement] = {}
+    for row in report.measurements:
+        if row.name != "flops":
+            chosen.setdefault((row.name, row.runtime), row)
+    return list(chosen.values())
+
+
+def _column(row: Measurement) -> tuple[str, str, str, str]:
+    runtime = "" if row.runtime == "none" else f" {row.runtime}"
+    batch = "" if row.batch is None or row.name != "batch_time" else f", batch {row.batch}"
+    ratio = "" if row.ratio is None else f"{row.ratio.value:.3g}x ({row.ratio.low:.3g}-{row.ratio.high:.3g})"
+    head = f"{row.name.replace('_', ' ')}{runtime}{batch} [{row.unit}]"
+    return head, _figure(row.dense.median), _figure(row.pruned.median), ratio
+
+
+def count_table(report: Report) -> Table:
+    """Return how much of everything is gone."""
+    named: tuple[tuple[str, Count | None], ...] = (
+        ("nodes", report.nodes),
+        ("weights", report.weights),
+        ("parameters", report.parameters),
+        ("multiply-adds", report.flops),
+    )
+    rows = tuple((name, *_count_cells(count)) for name, count in named if count is not None)
+    return Table("What is gone", ("", "before", "after", "removed", "asked"), rows)
+
+
+def _count_cells(count: Count) -> tuple[str, str, str, str]:
+    asked = "" if count.asked is None else f"{count.asked:.4g}"
+    return f"{count.before:,}", f"{count.after:,}", f"{count.removed:.4f}", asked
+
+
+def proof_table(report: Report) -> Table:
+    """Return the proofs with both of their figures."""
+    head = ("proof", "passed", "error", "allowed", "of the spread", "allowed", "how")
+    return Table("Proofs", head, tuple(_proof_cells(proof) for proof in report.proofs))
+
+
+def _proof_cells(proof: Proof) -> tuple[str, ...]:
+    return (
+        proof.name,
+        "yes" if proof.passed else "NO",
+        f"{proof.error:.1e}",
+        _optional(proof.tolerance, "{:.0e}"),
+        _optional(proof.error_of_spread, "{:.1e}"),
+        _optional(proof.tolerance_of_spread, "{:.0e}"),
+        proof.how,
+    )
+
+
+def measurement_table(report: Report) -> Table:
+    """Return every measurement with its ratio and verdict."""
+    head = ("", "runtime", "batch", "threads", "dense", "pruned", "unit", "ratio (95 %)", "verdict")
+    return Table("Measured", head, tuple(_measurement_cells(row) for row in report.measurements))
+
+
+def _measurement_cells(row: Measurement) -> tuple[str, ...]:
+    ratio = "" if row.ratio is None else f"{row.ratio.value:.3g} ({row.ratio.low:.3g}-{row.ratio.high:.3g})"
+    return (
+        row.name.replace("_", " "),
+        row.runtime,
+        _optional(row.batch, "{}"),
+        _optional(row.threads, "{}"),
+        _figure(row.dense.median),
+        _figure(row.pruned.median),
+        row.unit,
+        ratio,
+        row.verdict,
+    )
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+TABLES: Sequence[Callable[[Report], Table]] = (deployment_table, count_table, proof_table, measurement_table)
+"""In the order in which a report shows them."""

@@ -39,6 +39,7 @@ def _countable(model: nn.Module) -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        # Earlier releases of the counter don't know the CPU's kernel for attention.
         with sdpa_kernel(SDPBackend.MATH), _recurrent_in_steps(model):
             yield
     finally:

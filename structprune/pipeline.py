@@ -208,7 +208,7 @@ def compress(
     notes = list(request.notes)
     if tools and request.export:
         with clock.step("export", "exporting to ONNX"):
-            proofs.append(_export(small, folder / "model.onnx", inputs, tools, notes))
+            proofs.append(export_proven(small, folder / "model.onnx", inputs, tools, notes))
     proofs.append(signature(model, small, inputs))
     require(proofs)
     measured: Sequence[Measurement] = ()
@@ -289,7 +289,7 @@ def _write_network(request: Request, folder: Path, small: nn.Module, plan: Plan)
     )
 
 
-def _export(
+def export_proven(
     small: nn.Module, path: Path, inputs: tuple[Tensor, ...], tools: Tools, notes: list[str]
 ) -> Proof:
     """Write the ONNX file and prove it.

@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "registry",
     "report",
+    "environment",
     "models",
     "layers",
     "channels",
@@ -37,8 +38,10 @@ ORDER = (
     "tasks",
     "training",
     "methods",
-    "pipeline",
+    "choose",
     "render",
+    "pipeline",
+    "api",
     "cli",
     "__init__",
 )
@@ -99,7 +102,7 @@ def may_import(module: tuple[str, ...], dotted: tuple[str, ...]) -> bool:
     if module[0] == "exporters":
         return dotted[0] == "exporters" or unit(dotted) in EXPORTERS_MAY_IMPORT
     if dotted[0] == "exporters":
-        return unit(module) == "cli"
+        return unit(module) in {"api", "cli"}  # the two shells
     return unit(module) in FREE or ORDER.index(unit(dotted)) <= ORDER.index(unit(module))
 
 

@@ -18,10 +18,11 @@ find_python() {
 
 # make_environment REQUIREMENT: .venv, if missing, with this project in it.
 make_environment() {
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         say "making .venv"
         "$(find_python)" -m venv .venv
     fi
     say "installing (PyTorch is some gigabytes the first time)"
-    .venv/bin/python -m pip install --quiet --editable "$1"
+    # Twice quiet: errors only. A package index may warn about every package that it has not got.
+    .venv/bin/python -m pip install --quiet --quiet --editable "$1"
 }

@@ -1,6 +1,21 @@
 """Reports for people, from the report's data alone."""
 
 from structprune.render.markdown import markdown
-from structprune.render.tables import Table, count_table, deployment_table, measurement_table, proof_table
+from structprune.render.tables import (
+    TABLES,
+    Table,
+    count_table,
+    deployment_table,
+    measurement_table,
+    proof_table,
+)
 
-__all__ = ["Table", "count_table", "deployment_table", "markdown", "measurement_table", "proof_table"]
+__all__ = [
+    "TABLES",
+    "Table",
+    "count_table",
+    "deployment_table",
+    "markdown",
+    "measurement_table",
+    "proof_table",
+]

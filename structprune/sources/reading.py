@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,15 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from structprune.errors import InputError, UnknownNameError, UsageError
+from structprune.errors import InputError, UsageError
 from structprune.sources.architecture import FACTORY, Architecture, build, build_on_meta
 from structprune.sources.files import State, read_file
 from structprune.sources.identify import COUNTER, identify, mismatch, num_classes, shapes_of
+from structprune.sources.naming import architecture_named, is_zoo
 from structprune.sources.result_folder import PLAN, read_plan, rebuild
 from structprune.sources.zoo import ZOOS, Preprocessing
-
-BARE = ("structprune", "torchvision")
-"""Zoos whose names need no prefix, in the order in which they are asked."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def read(
         UsageError: options that do not go together; an unknown name; an extra that is not installed.
     """
     path = Path(spec)
-    on_disk = os.path.lexists(path) and not (path.is_dir() and not (path / PLAN).exists() and _is_zoo(spec))
+    on_disk = os.path.lexists(path) and not (path.is_dir() and not (path / PLAN).exists() and is_zoo(spec))
     _check_options(spec, on_disk, arch, pretrained)
     if on_disk and path.is_dir():
         return _from_folder(path, arch)
@@ -99,44 +96,8 @@ def _looks_like_path(spec: str) -> bool:
 # Names ----------------------------------------------------------------------------------------------------
 
 
-def architecture_named(spec: str, classes: int | None = None) -> Architecture:
-    """Read a zoo's name or ``package.module:factory``; nothing is built or imported for it.
-
-    Raises:
-        UnknownNameError: no zoo knows the name.
-        UsageError: the zoo is an extra that is not installed.
-    """
-    arguments = {} if classes is None else {"num_classes": classes}
-    prefix, colon, name = spec.partition(":")
-    zoos = (prefix,) if colon else BARE
-    if colon and prefix not in ZOOS:
-        return Architecture(f"{FACTORY}:{spec.removeprefix(FACTORY + ':')}", arguments)
-    for zoo in zoos:
-        if (name or spec) in ZOOS[zoo].names():
-            return Architecture(f"{zoo}:{name or spec}", arguments)
-    raise UnknownNameError(_unknown(name or spec, zoos))
-
-
-def _is_zoo(spec: str) -> bool:
-    try:
-        return architecture_named(spec).zoo != FACTORY
-    except UsageError:
-        return False
-
-
-def _unknown(name: str, zoos: tuple[str, ...]) -> str:
-    known = [known for zoo in zoos for known in ZOOS[zoo].names()]
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = (
-        f"did you mean {' or '.join(close)}?"
-        if close
-        else "give a file, a zoo's name or package.module:factory"
-    )
-    return f"unknown network {name!r}, and there is no such file; {hint}"
-
-
 def _from_name(spec: str, pretrained: bool, classes: int | None) -> Source:
-    if ":" not in spec and _looks_like_path(spec) and not _is_zoo(spec):
+    if ":" not in spec and _looks_like_path(spec) and not is_zoo(spec):
         raise InputError(f"there is no file {spec}")
     architecture = architecture_named(spec, classes)
     if pretrained and (architecture.zoo == FACTORY or classes is not None):

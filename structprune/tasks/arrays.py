@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from structprune.errors import InputError
 from structprune.tasks.images import ImageSet, Labels, Pixels
 
 Split = Literal["train", "test"]
+Taken = TypeVar("Taken")
 
 WHOLE: tuple[tuple[str, str], ...] = (("images", "labels"), ("x", "y"))
 """Names of (images, labels) in a file that has one part only."""
@@ -64,11 +66,10 @@ def has_test_part(path: Path) -> bool:
 
 
 def _load(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    loaded: dict[str, NDArray[Any]] = _open(path, lambda archive: {name: archive[name] for name in names})
-    return loaded
+    return _open(path, lambda archive: {name: archive[name] for name in names})
 
 
-def _open(path: Path, take: Any) -> Any:
+def _open(path: Path, take: Callable[[NpzFile], Taken]) -> Taken:
     try:
         # A file of our own: np.load leaves the one it opened open when it fails.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

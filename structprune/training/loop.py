@@ -15,7 +15,7 @@ from structprune.errors import InputError, UsageError
 from structprune.tasks import classification
 from structprune.tasks.batches import Batch, Batches
 from structprune.training.augment import random_mirror, random_shift
-from structprune.training.modes import device_of, on_device
+from structprune.training.modes import device_of, named_device, on_device
 from structprune.training.optimiser import Recipe, optimiser, schedule
 
 Progress: TypeAlias = Callable[[int, int, float], None]
@@ -52,11 +52,11 @@ def finetune(
 
     Raises:
         InputError: fewer than two images, nothing to train, a label out of range, or a loss not finite.
-        UsageError: a negative number of epochs, or one image a step.
+        UsageError: a negative number of epochs, one image a step, or a device that torch doesn't know.
         DeviceUnavailableError: the device is not there.
     """
     _check(batches, epochs)
-    chosen = device_of(model) if device is None else torch.device(device)
+    chosen = device_of(model) if device is None else named_device(device)
     mirror = batches.images.mirrors if mirror is None else mirror
     with on_device(model, chosen), _training(model), _seeded(seed, chosen):
         _train(

@@ -9,13 +9,25 @@ from itertools import chain
 import torch
 from torch import nn
 
-from structprune.errors import DeviceUnavailableError
+from structprune.errors import DeviceUnavailableError, UsageError
 
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the first parameter or buffer; the CPU where there is none."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def named_device(name: torch.device | str) -> torch.device:
+    """Return the device of a name such as ``cpu`` or ``cuda:1``, whether or not it is there.
+
+    Raises:
+        UsageError: torch knows no such kind of device.
+    """
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}; expected cpu, cuda or cuda:NUMBER") from error
 
 
 @contextmanager

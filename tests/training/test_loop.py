@@ -154,6 +154,11 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         finetune(TinyConvBN(), bright_channel(16), 1, device="cuda")
 
 
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        finetune(TinyConvBN(), bright_channel(16), 1, device="gpu")
+
+
 def test_only_data_that_allow_it_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     mirrored: list[int] = []
 

@@ -1,0 +1,53 @@
+"""The command line: the only place that prints.
+
+``structprune --help`` must answer at once, so nothing here or in the verbs' modules imports torch before a
+verb runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from structprune._version import __version__
+from structprune.cli import compress, doctor, export, inspect, measure, methods, report, score
+
+app = typer.Typer(
+    name="structprune",
+    help="Make a network smaller and prove it: score its channels, remove the worst, export, measure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"structprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("compress")(compress.compress)
+app.command("inspect")(inspect.inspect)
+app.command("score")(score.score)
+app.command("export")(export.export)
+app.command("measure")(measure.measure)
+app.command("report")(report.report)
+app.command("methods")(methods.methods)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``structprune`` command."""
+    app()

@@ -1,0 +1,219 @@
+"""From options to a network, its example input and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from structprune.choose import DEFAULT_SAMPLES, MINI_BATCH, Samples, random_samples
+from structprune.environment import device_named
+from structprune.errors import InputError, UsageError
+from structprune.pipeline import Judge
+from structprune.scores import Batch
+from structprune.sources import Source, read
+from structprune.tasks import (
+    Batches,
+    ImageSet,
+    check_labels,
+    has_test_split,
+    hold_out,
+    read_images,
+    scoring_sample,
+    to_batches,
+)
+from structprune.tasks.classification import loss
+from structprune.training import evaluate, finetune
+
+Say = Callable[[str], None]
+EXAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network on its device, ready to run.
+
+    Attributes:
+        source: where it came from.
+        model: in evaluation mode.
+        size: (C, H, W) of one input, or (features,).
+        example: inputs that it takes.
+        notes: what a reader of the report must know.
+    """
+
+    source: Source
+    model: nn.Module
+    size: tuple[int, ...]
+    example: tuple[Tensor, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in the parts that must not mix.
+
+    Attributes:
+        score: what scores.
+        train: what fine-tunes; it holds what scores.
+        test: what accuracy is taken on.
+        how: which images these are, in words.
+        notes: what a reader of the report must know.
+    """
+
+    score: Batches
+    train: Batches
+    test: Batches
+    how: str
+    notes: tuple[str, ...]
+
+
+def read_network(
+    spec: str,
+    *,
+    arch: str | None,
+    pretrained: bool,
+    trust_pickle: bool,
+    classes: int | None,
+    input_size: tuple[int, int, int] | None,
+    device: str,
+    seed: int,
+    images: ImageSet | None = None,
+    say: Say = lambda _: None,
+) -> Network:
+    """Read a network and settle the size of its input: the option's, else the data's, else its own."""
+    place = device_named(device)
+    torch.manual_seed(seed)  # zoos draw fresh weights from the global generator
+    say(f"reading {spec.rpartition('/')[2]}")
+    source = read(spec, arch=arch, pretrained=pretrained, trust_pickle=trust_pickle, num_classes=classes)
+    size, notes = _size(source, input_size, images)
+    for note in notes:
+        say(note)
+    model = source.model.to(place).eval()
+    generator = torch.Generator().manual_seed(seed)
+    example = (torch.randn((EXAMPLES, *size), generator=generator).to(place),)
+    _try(model, example, size)
+    return Network(source, model, size, example, (*source.notes, *notes))
+
+
+def _size(
+    source: Source, asked: tuple[int, int, int] | None, images: ImageSet | None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    if asked is not None:
+        if min(asked) < 1:
+            raise UsageError(f"--input-size {asked} has a side below 1")
+        return asked, ()
+    own = source.input_shape
+    if not source.input_shape_assumed or len(own) != 3:
+        return own, ()
+    if images is not None and images.shape is not None:
+        return (own[0], *images.shape[1:]), ()
+    words = " x ".join(map(str, own))
+    return own, (f"input size assumed {words}: the weights don't tell it, --input-size says otherwise",)
+
+
+def _try(model: nn.Module, example: tuple[Tensor, ...], size: tuple[int, ...]) -> None:
+    try:
+        with torch.no_grad():
+            model(*example)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).splitlines() or ["no message"])[0]
+        raise InputError(
+            f"the network can't run on inputs of size {size}: {reason}; "
+            "give the size it takes with --input-size"
+        ) from error
+
+
+def read_data(data: str, test_data: str | None) -> tuple[ImageSet, ImageSet | None]:
+    """Read the images to learn from, and those to judge on where there are any of their own."""
+    learn = read_images(data, split="train")
+    if test_data is not None:
+        return learn, read_images(test_data, split="test" if has_test_split(test_data) else "train")
+    return learn, read_images(data, split="test") if has_test_split(data) else None
+
+
+def prepare(
+    learn: ImageSet,
+    test: ImageSet | None,
+    network: Network,
+    *,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    samples: int | None,
+    batch_size: int,
+    seed: int,
+) -> Images:
+    """Split and normalise images for a network."""
+    if len(network.size) != 3:
+        raise InputError(f"the network takes inputs of size {network.size}; --data are images (C, H, W)")
+    notes = []
+    if test is None:
+        kept, held = hold_out(learn.labels, seed=seed)
+        learn, test = learn.take(kept), learn.take(held)
+        notes.append(f"no test data: {len(test)} of the images of --data were held out before scoring")
+    for images in (learn, test):
+        check_labels(images, _outputs(network))
+    wanted = {"least": samples, "most": samples} if samples else {}
+    scoring = scoring_sample(learn.labels, seed=seed, **wanted)
+    channels = network.size[0]
+    mean = _for_channels(network.source.mean if mean is None else mean, channels)
+    std = _for_channels(network.source.std if std is None else std, channels)
+    notes.append(f"images in [0, 1] normalised with mean {_listed(mean)}, standard deviation {_listed(std)}")
+    how = f"{test.name}, images that neither scored nor trained"
+
+    def batches(images: ImageSet, size: int) -> Batches:
+        return to_batches(images, size=network.size, mean=mean, std=std, batch_size=size)  # type: ignore[arg-type]
+
+    return Images(
+        batches(learn.take(scoring), MINI_BATCH),
+        batches(learn, batch_size),
+        batches(test, batch_size),
+        how,
+        tuple(notes),
+    )
+
+
+def _outputs(network: Network) -> int:
+    with torch.no_grad():
+        output = network.model(*network.example)
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        raise InputError(
+            "--data needs a classifier, whose output is (N, classes); use the Python interface for others"
+        )
+    return int(output.shape[1])
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) != channels and channels == 1:
+        return (sum(values) / len(values),)  # grey images under colour statistics
+    return values
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def samples_for(network: Network, images: Images | None, count: int | None, seed: int) -> Samples:
+    """Return what scores a network: images, or random inputs where there are none."""
+    if images is None:
+        return random_samples(network.model, network.example, count or DEFAULT_SAMPLES, seed)
+    place = network.example[0].device
+    batches = tuple(Batch((x.to(place),), y.to(place)) for x, y in images.score)
+    how = f"{sum(map(len, batches))} images of {images.train.images.name}"
+    return Samples(batches, loss, real=True, how=how)
+
+
+def judge(images: Images) -> Judge:
+    """Return how accuracy is taken on the test images."""
+    return Judge(lambda model: evaluate(model, images.test), len(images.test.images), images.how)
+
+
+def finetuner(images: Images, epochs: int, seed: int, say: Say) -> Callable[[nn.Module], None]:
+    """Return what trains a shrunk network in place."""
+
+    def progress(done: int, total: int, value: float) -> None:
+        if done % max(1, total // 20) == 0 or done == total:
+            say(f"fine-tuning, step {done} of {total}, loss {value:.3f}")
+
+    return lambda model: finetune(model, images.train, epochs, seed=seed, progress=progress)

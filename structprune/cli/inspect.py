@@ -1,0 +1,89 @@
+"""``structprune inspect``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from structprune.cli import options as o
+from structprune.cli import shell
+
+
+@shell.guarded
+def inspect(
+    network: o.Network,
+    arch: o.Arch = None,
+    pretrained: o.Pretrained = False,
+    trust_pickle: o.TrustPickle = False,
+    classes: o.Classes = None,
+    input_size: o.InputSize = None,
+    align: o.Align = 1,
+    floor: o.Floor = 0.02,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show which channels leave together, what is protected and why, and how much can go. Needs no data."""
+    asked = dict(locals())
+    from structprune.budget import Budget, reachable
+    from structprune.channels import channel_groups
+    from structprune.cli.compressing import read
+
+    with shell.speaking(quiet) as say:
+        found = read(asked, say)
+        say("finding coupled channels")
+        groups = channel_groups(found.model, found.example)
+    most = reachable(groups, Budget(0.0, "nodes", floor, align))
+    if json:
+        shell.print_json(_document(found, groups, most))
+    else:
+        _show(found, groups, most)
+
+
+def _document(found: Any, groups: Any, most: float) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "model": found.source.name,
+        "input_size": list(found.size),
+        "nodes": groups.nodes,
+        "reachable": [0.0, most],
+        "groups": [
+            {
+                "name": group.name,
+                "size": group.size,
+                "divisor": group.divisor,
+                "producers": [coupling.layer for coupling in group.producers],
+                "consumers": [coupling.layer for coupling in group.consumers],
+                "nodes": sum(group.costs),
+            }
+            for group in groups
+        ],
+        "protected": [{"layer": row.layer, "reason": row.reason} for row in groups.protected],
+        "outputs": list(groups.outputs),
+        "notes": list(found.notes),
+    }
+
+
+def _show(found: Any, groups: Any, most: float) -> None:
+    from structprune.render import Table
+
+    rows = tuple(
+        (
+            group.name,
+            str(group.size),
+            str(sum(group.costs)),
+            str(group.divisor),
+            ", ".join(coupling.layer for coupling in group.producers),
+            ", ".join(coupling.layer for coupling in group.consumers),
+        )
+        for group in groups
+    )
+    head = ("group", "channels", "nodes", "in steps of", "written by", "read by")
+    shell.print_table(Table(f"{found.source.name}: {len(rows)} groups of coupled channels", head, rows))
+    protected = tuple((row.layer, row.reason) for row in groups.protected)
+    shell.print_table(Table("Not cut", ("layer", "reason"), protected))
+    out = shell.console()
+    out.print(f"{groups.nodes:,} nodes; --nodes 0 to {int(most * 1000) / 1000:.3f} can be reached.")
+    for note in found.notes:
+        out.print(f"Note: {note}", markup=False)

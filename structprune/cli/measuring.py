@@ -1,0 +1,60 @@
+"""What ``measure`` does once torch may be imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from exporters.measure import Measured, Setting, measure_many
+from exporters.networks import Network
+from exporters.to_onnx import to_onnx
+from structprune.cli.compressing import read
+from structprune.errors import UsageError
+from structprune.render import Table
+from structprune.report import Measurement
+
+
+def run(asked: Mapping[str, Any], say: Callable[[str], None]) -> tuple[list[str], Sequence[Measured]]:
+    """Read, export and measure networks in turns."""
+    found = [read({**asked, "network": spec}, say) for spec in asked["networks"]]
+    sizes = {network.size for network in found}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"networks with inputs of sizes {sorted(sizes)} can't be compared; give --input-size"
+        )
+    batches = tuple(asked["measure_batch"])
+    setting = Setting(asked["device"], batches, asked["threads"], asked["energy_seconds"], asked["country"])
+    with TemporaryDirectory(prefix="structprune-") as scratch:
+        networks = []
+        for i, network in enumerate(found):
+            say(f"exporting {network.source.name}")
+            path = Path(scratch, f"{i}.onnx")
+            to_onnx(network.model, network.example, path)
+            networks.append(Network(network.model, path))
+        measured = measure_many(networks, found[0].example, setting, lambda name: say(f"measuring {name}"))
+    return [network.source.name for network in found], measured
+
+
+def side_by_side(names: Sequence[str], measured: Sequence[Measured]) -> Table:
+    """Return a row a quantity and a column a network, with the ratio to the first."""
+    rows = tuple(
+        (_label(row[0]), _figure(row[0]), *(f"{_figure(m)}  {_ratio(m)}" for m in row[1:]))
+        for row in zip(*(each.measurements for each in measured), strict=True)
+    )
+    return Table("Measured; ratios are the first network's figure over the column's", ("", *names), rows)
+
+
+def _label(row: Measurement) -> str:
+    runtime = "" if row.runtime == "none" else f", {row.runtime}"
+    batch = "" if row.batch is None else f", batch {row.batch}"
+    return f"{row.name.replace('_', ' ')}{runtime}{batch} [{row.unit}]"
+
+
+def _figure(row: Measurement) -> str:
+    return f"{row.pruned.median:.4g}"
+
+
+def _ratio(row: Measurement) -> str:
+    return "" if row.ratio is None else f"{row.ratio.value:.3g}x ({row.ratio.low:.3g}-{row.ratio.high:.3g})"

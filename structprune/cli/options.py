@@ -1,0 +1,99 @@
+"""Options that several verbs share, each under the name that users know from their other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Network = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="A file of weights (.pt, .pth, .safetensors, .npz), a pickled network, a result folder, a zoo's "
+        "name (resnet18, torchvision:resnet18, timm:NAME, transformers:NAME) or package.module:factory.",
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Architecture of a state dict: a zoo's name or a factory. Default: found from its keys."
+    ),
+]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Fetch the zoo's trained weights.")]
+TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Your word that a pickle may run code.")]
+Classes = Annotated[int | None, typer.Option("--classes", help="Outputs of a network from a zoo.")]
+InputSize = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option(
+        metavar="C H W", help="Size of one input. Default: the data's, else the architecture's own."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:0.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Images that score and fine-tune: a folder of class folders, an .npz of uint8 images and "
+        "labels, digits, or cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT."
+    ),
+]
+TestData = Annotated[
+    str | None,
+    typer.Option(
+        help="Images that accuracy is reported on. Default: the data's own test part, else 20 % of --data."
+    ),
+]
+Mean = Annotated[
+    tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Of images in [0, 1].")
+]
+Std = Annotated[tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Of images in [0, 1].")]
+Score = Annotated[str, typer.Option(help="A criterion, or a fusion of several joined by '+'.")]
+Trained = Annotated[
+    bool | None,
+    typer.Option("--trained/--untrained", help="Whether the network counts as trained. Default: found out."),
+]
+Accumulate = Annotated[
+    str | None,
+    typer.Option(
+        help="How derivatives of mini-batches are summed: total, abs or square. Default: by --trained."
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Inputs that score. Default: 64 without data; 10 a class, 256 to 2,048, with data."),
+]
+Draws = Annotated[int, typer.Option(help="Weight draws of NTK-SAP, at least.")]
+Chunk = Annotated[
+    int | None,
+    typer.Option(help="Samples per pass: memory, never the score. Default: by the network's size."),
+]
+BatchNorm = Annotated[
+    str, typer.Option(help="Statistics while scoring: fixed, or batch for each mini-batch's own.")
+]
+Floor = Annotated[float, typer.Option(help="The fraction of its width that every group keeps at least.")]
+Align = Annotated[int, typer.Option(help="Widths become multiples of it, or stay.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")]
+Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]
+Exporter = Annotated[str, typer.Option(help="ONNX exporter: auto, dynamo or legacy.")]
+Rtol = Annotated[float, typer.Option(help="Bound of the ONNX proof, of the largest output.")]
+Country = Annotated[
+    str | None,
+    typer.Option(
+        "--country-iso-code", help="Whose electricity: a three-letter code. Default: the world's average."
+    ),
+]
+Threads = Annotated[int, typer.Option(help="CPU threads inside an operator while measuring.")]
+Batches = Annotated[list[int], typer.Option("--measure-batch", help="Batch size to time; may be repeated.")]
+Seconds = Annotated[
+    float, typer.Option("--energy-seconds", help="Time in which the energy of each network is taken.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace a result folder of ours that is already there.")
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Result folder.")]

@@ -1,0 +1,38 @@
+"""``structprune report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from structprune.cli import options as o
+from structprune.cli import shell
+from structprune.errors import InputError
+
+
+@shell.guarded
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A result folder, or a report.json.")],
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show the report of a result folder again."""
+    from structprune.render import TABLES
+    from structprune.report import from_json, to_json
+
+    path = folder / "report.json" if folder.is_dir() else folder
+    try:
+        found = from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there; give a result folder of structprune compress") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path.name} can't be read: {error}") from error
+    if json:
+        typer.echo(to_json(found), nl=False)
+        return
+    for build in TABLES:
+        table = build(found)
+        if table.rows:
+            shell.print_table(table, transposed=build is TABLES[0])

@@ -1,0 +1,56 @@
+"""``structprune score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from structprune.cli import options as o
+from structprune.cli import shell
+
+
+@shell.guarded
+def score(
+    network: o.Network,
+    score: o.Score = "ntk_sap+crop",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the scores to a .json file."),
+    ] = None,
+    arch: o.Arch = None,
+    pretrained: o.Pretrained = False,
+    trust_pickle: o.TrustPickle = False,
+    classes: o.Classes = None,
+    input_size: o.InputSize = None,
+    data: o.Data = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    trained: o.Trained = None,
+    accumulate: o.Accumulate = None,
+    batch_norm: o.BatchNorm = "fixed",
+    samples: o.Samples = None,
+    draws: o.Draws = 5,
+    chunk: o.Chunk = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    force: o.Force = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Score every channel: to a file, and as a picture in the terminal."""
+    asked: dict[str, Any] = {**locals(), "steps": 1, "test_data": None, "batch_size": 128}
+    from structprune.cli import scoring
+    from structprune.cli.compress import check_options
+
+    check_options(asked)
+    with shell.speaking(quiet) as say:
+        document = scoring.run(asked, say)
+    if output is not None:
+        scoring.write(document, output, force)
+    if json:
+        shell.print_json(document)
+    else:
+        scoring.show(document)

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from structprune.budget import Budget, Plan
+from structprune.checkpoint import PLAN, check_target, save_weights_and_plan, staged_folder, widths_of
+from structprune.errors import OutputError
+
+
+def _write(folder: Path, text: str) -> None:
+    (folder / PLAN).write_text(text)
+    (folder / "report.md").write_text(text)
+
+
+def _write_until(error: type[BaseException], target: Path, force: bool = False) -> None:
+    with staged_folder(target, force) as folder:
+        _write(folder, "half")
+        raise error
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    """An earlier result of ours."""
+    with staged_folder(tmp_path / "result") as folder:
+        _write(folder, "old")
+    return tmp_path / "result"
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_the_folder_appears_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    with staged_folder(target) as folder:
+        _write(folder, "new")
+        assert not target.exists()
+        assert folder.parent == tmp_path
+    assert _names(tmp_path) == ["result"]
+    assert _names(target) == sorted([PLAN, "report.md"])
+
+
+def test_the_folder_has_the_mode_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    with staged_folder(tmp_path / "result"):
+        pass
+    assert (tmp_path / "result").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_is_left_when_the_work_fails(error: type[BaseException], tmp_path: Path) -> None:
+    with pytest.raises(error):
+        _write_until(error, tmp_path / "a" / "b" / "result")
+    assert _names(tmp_path) == []
+
+
+def test_missing_folders_above_are_made(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "a" / "b") as folder:
+        _write(folder, "new")
+    assert (tmp_path / "a" / "b" / PLAN).read_text() == "new"
+
+
+def test_an_existing_folder_needs_force(result: Path) -> None:
+    with pytest.raises(OutputError, match="--force"):
+        check_target(result)
+    with pytest.raises(OutputError, match="--force"), staged_folder(result):
+        pytest.fail("no work may begin")
+    assert (result / PLAN).read_text() == "old"
+
+
+def test_force_replaces_a_result_of_ours(result: Path) -> None:
+    with staged_folder(result, force=True) as folder:
+        _write(folder, "new")
+        assert (result / PLAN).read_text() == "old"
+    assert (result / PLAN).read_text() == "new"
+    assert _names(result.parent) == ["result"]
+
+
+def test_force_and_a_failure_keep_the_old_result(result: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _write_until(KeyboardInterrupt, result, force=True)
+    assert (result / PLAN).read_text() == "old"
+    assert _names(result.parent) == ["result"]
+
+
+def test_a_rename_that_fails_brings_the_old_result_back(
+    result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, calls = Path.rename, []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(OutputError, match="input/output error"), staged_folder(result, force=True) as folder:
+        _write(folder, "new")
+    assert (result / PLAN).read_text() == "old"
+    assert _names(result.parent) == ["result"]
+
+
+KILLED = """
+import os, pathlib, shutil, sys
+from structprune.checkpoint import staged_folder, staging
+parent, calls = pathlib.Path(sys.argv[1]), [0]
+
+def fatal(function, step):
+    def call(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == step:
+            os._exit(9)
+        value = function(*args, **kwargs)
+        return value
+    return call
+
+for step in range(1, 5):
+    here = parent / str(step)
+    with staged_folder(here / "result") as folder:
+        for name in ("plan.json", "report.md"):
+            (folder / name).write_text("whole")
+    if os.fork() == 0:
+        pathlib.Path.rename = fatal(pathlib.Path.rename, step)
+        os.unlink = fatal(os.unlink, step)
+        with staged_folder(here / "result", force=True) as folder:
+            for name in ("plan.json", "report.md"):
+                (folder / name).write_text("whole")
+        os._exit(0)
+    _, status = os.wait()
+    print(step, os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_one_whole_folder(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Killed at the first rename, at the second, and at the first and second file of the old result removed.
+    assert ran.stdout.split() == ["1", "9", "2", "9", "3", "9", "4", "9"]
+    for step in range(1, 5):
+        folders = [folder for folder in (tmp_path / str(step)).iterdir() if not folder.name.startswith(".")]
+        assert any(_names(folder) == sorted([PLAN, "report.md"]) for folder in folders)
+
+
+@pytest.mark.parametrize("stranger", ["photo.jpg", "deep", "model.onnx"])
+def test_a_strangers_file_is_never_removed(stranger: str, result: Path) -> None:
+    if stranger == "photo.jpg":
+        (result / stranger).write_text("precious")
+    elif stranger == "deep":
+        (result / stranger).mkdir()
+    else:
+        (result / stranger).symlink_to(result / PLAN)  # one of our names, but a link
+    before = _names(result)
+    with pytest.raises(OutputError, match=stranger):
+        check_target(result, force=True)
+    with pytest.raises(OutputError, match=stranger), staged_folder(result, force=True):
+        pytest.fail("no work may begin")
+    assert _names(result) == before
+
+
+def test_a_strangers_file_that_comes_in_meanwhile_is_kept(result: Path) -> None:
+    with pytest.raises(OutputError, match=r"photo\.jpg"), staged_folder(result, force=True):
+        (result / "photo.jpg").write_text("precious")
+    assert _names(result) == sorted([PLAN, "photo.jpg", "report.md"])
+    assert _names(result.parent) == ["result"]
+
+
+def test_only_real_folders_with_our_plan_are_replaced(tmp_path: Path, result: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(result)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name, words in {"empty": "no plan", "file": "a file", "link": "a link", "dangling": "a link"}.items():
+        with pytest.raises(OutputError, match=words):
+            check_target(tmp_path / name, force=True)
+    assert (result / PLAN).read_text() == "old"
+
+
+def test_the_current_the_home_and_the_root_folder_are_never_replaced(
+    result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OutputError, match="never replaced"):
+        check_target(Path("/"), force=True)
+    monkeypatch.setattr(Path, "home", lambda: result)
+    with pytest.raises(OutputError, match="never replaced"):
+        check_target(result, force=True)
+    monkeypatch.undo()
+    monkeypatch.chdir(result)
+    with pytest.raises(OutputError, match="never replaced"):
+        check_target(Path(), force=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+@pytest.mark.parametrize("target", ["/proc/x", "/proc/x/y"])
+def test_places_that_can_not_be_written(target: str) -> None:
+    with pytest.raises(OutputError, match="can't be written"):
+        check_target(Path(target))
+
+
+def test_a_file_above_the_target(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="not a directory"):
+        check_target(tmp_path / "file" / "result")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="permission denied"):
+        check_target(tmp_path / "result")
+
+
+@contextmanager
+def _largest_file(size_bytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    model = nn.Linear(1000, 1000)
+    plan = Plan({"gate": torch.ones(4, dtype=torch.bool)}, Budget(0.0), 0.0)
+    with (
+        pytest.raises(OutputError, match="can't be written: file too large"),
+        _largest_file(1 << 20),
+        staged_folder(tmp_path / "result") as folder,
+    ):
+        save_weights_and_plan(folder, model, plan, None, (1000,), dense_widths=widths_of(model))
+    assert _names(tmp_path) == []
+
+
+def test_a_full_disk_keeps_the_old_result(result: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="file too large"),
+        _largest_file(1 << 20),
+        staged_folder(result, force=True) as folder,
+    ):
+        save_file({"weight": torch.zeros(1 << 20)}, folder / "model.safetensors")
+    assert (result / PLAN).read_text() == "old"
+    assert _names(result.parent) == ["result"]
+
+
+def test_no_space_left(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no space left on device"), staged_folder(tmp_path / "result"):
+        raise OSError(28, "No space left on device")
+    assert _names(tmp_path) == []
+
+
+def test_errors_that_are_not_the_disks_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), staged_folder(tmp_path / "result") as folder:
+        (folder / "nowhere" / "file").write_text("")
+    assert _names(tmp_path) == []

@@ -32,6 +32,7 @@ from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_j
 from structprune.scores import Scores
 from structprune.sources.architecture import Architecture
 from structprune.surgery import shrink, weight_entries, widths
+from structprune.trial import trusted
 
 Say = Callable[[str], None]
 PROOF_INPUTS = 8
@@ -190,7 +191,7 @@ def compress(
     inputs = _proof_inputs(request)
     with tools.metered() if tools and request.measure else nullcontext() as meter:
         with clock.step("trace", "finding coupled channels"):
-            groups = channel_groups(model, request.example)
+            groups = trusted(model, channel_groups(model, request.example), request.example)
         with clock.step("score", "scoring"):
             plan, scores = choose(
                 model, groups, request.example, request.samples, request.scoring, request.budget, say

@@ -71,6 +71,8 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
 
     if is_depthwise(layer):
         tp.prune_depthwise_conv_out_channels(layer, channels)
+    elif isinstance(layer, ConvTranspose) and layer.groups > 1:
+        _cut_grouped_transposed_outputs(layer, channels)
     elif isinstance(layer, Conv):
         tp.prune_conv_out_channels(layer, channels)
     elif isinstance(layer, nn.Linear):
@@ -110,6 +112,19 @@ def _cut_grouped_inputs(layer: nn.Module, channels: list[int]) -> None:
     layer.in_channels -= len(channels)
 
 
+def _cut_grouped_transposed_outputs(layer: ConvTranspose, channels: list[int]) -> None:
+    # (I, O / G, k, k): torch-pruning takes the second dimension for all outputs.
+    keep = torch.ones(layer.out_channels, dtype=torch.bool, device=layer.weight.device)
+    keep[channels] = False
+    blocks = layer.weight.detach().chunk(layer.groups, dim=0)
+    kept = keep.chunk(layer.groups)
+    weight = torch.cat([w[:, rows] for w, rows in zip(blocks, kept, strict=True)])
+    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=layer.weight.requires_grad)
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.detach()[keep], requires_grad=layer.bias.requires_grad)
+    layer.out_channels -= len(channels)
+
+
 def _select(layer: Conv, kept_GI: list[Tensor]) -> Tensor:
     blocks = layer.weight.chunk(layer.groups, dim=0)
     return torch.cat([w[:, kept.to(w.device)] for w, kept in zip(blocks, kept_GI, strict=True)])
@@ -135,11 +150,3 @@ def untouched(dense: nn.Module, small: nn.Module, protected: Mapping[str, str]) 
     for name, (before, after) in widths(dense, small).items():
         if before == after and name not in protected:
             yield name
-
-
-def compose(first: Plan, second: Plan) -> dict[str, Tensor]:
-    """Return what two plans in a row keep, the second one made for the network that the first one left."""
-    keep = {name: kept.clone() for name, kept in first.keep.items()}
-    for name, kept in second.keep.items():
-        keep[name][first.keep[name]] = kept
-    return keep

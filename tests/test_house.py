@@ -28,6 +28,7 @@ ORDER = (
     "budget",
     "curvature",
     "surgery",
+    "trial",
     "unpickle",
     "sources",
     "checkpoint",
@@ -43,9 +44,10 @@ ORDER = (
     "pipeline",
     "api",
     "cli",
+    "__main__",
     "__init__",
 )
-FREE = {"cli", "__init__"}
+FREE = {"cli", "__main__", "__init__"}
 EXPORTERS_MAY_IMPORT = {"report", "errors", "checkpoint"}
 INSTALLED = ("structprune", "exporters")
 NEVER_IMPORTED = {"benchmarks", "tests", "tools"}

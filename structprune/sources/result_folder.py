@@ -228,7 +228,8 @@ def checksum(tensor: Tensor) -> int:
 def _read_tensors(plan: PlanFile, weights: Path) -> Mapping[str, Tensor]:
     from safetensors.torch import load_file
 
-    tensors: dict[str, Tensor] = load_file(weights)
+    # Copies, since the file's alignment is not torch's and rounding depends on it.
+    tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in load_file(weights).items()}
     for name, entry in plan.tensors.items():
         if checksum(tensors[name]) != entry.crc32:
             raise InputError(

@@ -48,7 +48,7 @@ class Record:
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any) -> Record:
+    def __new__(cls, *args: Any) -> Record:  # noqa: D102
         record = super().__new__(cls)
         record.args, record.state = args, None
         return record

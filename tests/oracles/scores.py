@@ -151,7 +151,14 @@ def total_loss(setting: Setting) -> Scalar:
 
 
 def ntk_sap(
-    setting: Setting, draws: Sequence[Tensor], seed: int, *, redraw: bool, noise: bool, epsilon: float = 0.01
+    setting: Setting,
+    draws: Sequence[Tensor],
+    seed: int,
+    *,
+    redraw: bool,
+    noise: bool,
+    epsilon: float = 0.01,
+    drawn_in: torch.dtype = torch.float64,
 ) -> Tensor:
     """|dJ/dc|, J the squared distance that a small step of the weights moves the outputs.
 
@@ -164,13 +171,18 @@ def ntk_sap(
         redraw: whether every draw has weights of its own.
         noise: whether inputs are standard normal.
         epsilon: standard deviation of the step.
+        drawn_in: precision of the random numbers; those of float32 are not the rounded ones of float64.
     """
     generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=drawn_in).double()
+
     total = torch.zeros_like(setting.open)
     for inputs in draws:
-        z = normal(inputs, generator) if noise else inputs
-        start = {**setting.values, **(kaiming(setting.values, generator) if redraw else {})}
-        end = {**start, **{k: w + epsilon * normal(w, generator) for k, w in weights(start).items()}}
+        z = normal(inputs) if noise else inputs
+        start = {**setting.values, **(kaiming(setting.values, normal) if redraw else {})}
+        end = {**start, **{k: w + epsilon * normal(w) for k, w in weights(start).items()}}
         given = None if redraw else setting.statistics
         norm = by_statistics(taken(setting, start, z) if given is None else given)
         total += derivative(distance(setting, start, end, z, norm), setting.open)
@@ -194,19 +206,15 @@ def taken(setting: Setting, values: Values, z: Tensor) -> Values:
     return recorder.statistics
 
 
-def kaiming(values: Values, generator: torch.Generator) -> dict[str, Tensor]:
+def kaiming(values: Values, normal: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """New weights of variance 2 / fan-in, batch norms at (1, 0), biases of other layers as they are."""
     new = {name: torch.ones_like(value) for name, value in values.items() if is_scale(name, values)}
     new |= {name.replace("weight", "bias"): torch.zeros_like(value) for name, value in new.items()}
     for name, w in weights(values).items():
         fan_in = w[0].numel()
-        new[name] = normal(w, generator) * (2.0 / fan_in) ** 0.5
+        new[name] = normal(w) * (2.0 / fan_in) ** 0.5
     return new
 
 
 def is_scale(name: str, values: Values) -> bool:
     return name.endswith("weight") and values[name].dim() == 1
-
-
-def normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype)

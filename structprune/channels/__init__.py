@@ -1,0 +1,163 @@
+"""Which channels leave together: groups of coupled layers, read off torch-pruning's dependency graph.
+
+What comes out names layers and indices of the dense network and nothing else, so that gates, choice and
+surgery need neither the graph nor another traced pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling
+from structprune.channels.tracing import Candidate, candidates
+from structprune.layers import (
+    BatchNorm,
+    Conv,
+    conv_groups,
+    in_width,
+    is_depthwise,
+    out_width,
+    weight_of,
+    weighted_layers,
+)
+from structprune.report import Protected
+
+__all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "channel_groups"]
+
+Layers = Mapping[str, nn.Module]
+
+
+def channel_groups(model: nn.Module, example: Tensor | Sequence[Tensor]) -> ChannelGroups:
+    """Find the groups of channels that can be cut, by tracing one pass over an example.
+
+    The model is not touched; the trace runs on a copy.
+
+    Args:
+        model: the network.
+        example: one input with its batch dimension, (N, C, H, W) for an image network, or several.
+
+    Returns:
+        The groups, the protected layers with reasons, and the layers that have nodes.
+
+    Raises:
+        InputError: the network can't be traced.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 2))
+        >>> groups = channel_groups(net, torch.zeros(1, 3, 4, 4))
+        >>> [(group.name, group.size, [c.layer for c in group.consumers]) for group in groups]
+        [('0', 8, ['3'])]
+        >>> groups.nodes, groups.outputs
+        (8, ('3',))
+    """
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    traced = copy.deepcopy(model).requires_grad_(True)
+    found = candidates(traced, inputs)
+    modules = dict(traced.named_modules())
+    layers = dict(weighted_layers(traced))
+    outputs = {c.layer for candidate in found if candidate.is_output for c in candidate.producers}
+    reasons = _reasons(found, modules, outputs)
+    groups = tuple(_group(c, layers) for c in found if not c.is_output and c.name not in reasons)
+    return ChannelGroups(
+        groups=groups,
+        protected=tuple(_protected(found, groups, layers, reasons, outputs)),
+        widths={name: out_width(layer) for name, layer in layers.items() if name not in outputs},
+        outputs=tuple(name for name in layers if name in outputs),
+    )
+
+
+def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:
+    divisor = math.lcm(*(conv_groups(layers[c.layer]) for c in _grouped(candidate, layers)))
+    c = candidate
+    return ChannelGroup(c.name, c.size, c.producers, c.consumers, c.carriers, divisor)
+
+
+def _grouped(candidate: Candidate, layers: Layers) -> list[Coupling]:
+    couplings = (*candidate.producers, *candidate.consumers)
+    return [c for c in couplings if conv_groups(layers[c.layer]) > 1 and not is_depthwise(layers[c.layer])]
+
+
+def _reasons(found: Sequence[Candidate], layers: Layers, outputs: set[str]) -> dict[str, str]:
+    """Name the candidates that must not be cut, each with its reason."""
+    tied = _tied(layers)
+    reasons: dict[str, str] = {}
+    owners: dict[tuple[str, int], str] = {}
+    for candidate in found:
+        reason = _reason(candidate, layers, outputs, tied)
+        if reason is not None:
+            reasons[candidate.name] = reason
+        for coupling in candidate.producers:
+            for channel in coupling.channels:
+                owner = owners.setdefault((coupling.layer, channel), candidate.name)
+                if owner != candidate.name:
+                    reasons |= dict.fromkeys((owner, candidate.name), "its channels are coupled in two ways")
+    return reasons
+
+
+def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[str]) -> str | None:
+    if candidate.fault is not None:
+        return candidate.fault
+    if any(c.layer in outputs for c in candidate.producers):
+        return "its channels are among the network's outputs"
+    if not candidate.consumers:
+        return "no layer with weights reads its channels"
+    if any(c.layer in tied for c in candidate.couplings):
+        return "a layer that meets its channels shares its weight with another"
+    if any(max(c.channels) >= width for c, width in _widths(candidate, layers)):
+        return "its channels are broadcast to, or mapped into, a layer that has fewer"
+    if any(not _meets_all(c, candidate.size, layers[c.layer]) for c in _grouped(candidate, layers)):
+        return "a grouped convolution meets only part of its channels"
+    if any(_is_lopsided(layers[c.layer]) for c in (*candidate.producers, *candidate.consumers)):
+        return "a grouped convolution has one group per output but not one per input"
+    return None
+
+
+def _tied(layers: Layers) -> set[str]:
+    """Names of the layers whose weight another layer owns too."""
+    weights = {name: id(weight_of(layer)) for name, layer in layers.items() if hasattr(layer, "weight")}
+    owners = Counter(weights.values())
+    return {name for name, weight in weights.items() if owners[weight] > 1}
+
+
+def _widths(candidate: Candidate, layers: Layers) -> Iterator[tuple[Coupling, int]]:
+    """Yield every coupling with the width of its layer on that side."""
+    yield from ((c, out_width(layers[c.layer])) for c in candidate.producers)
+    yield from ((c, in_width(layers[c.layer])) for c in candidate.consumers)
+    for c in candidate.carriers:
+        layer = layers[c.layer]
+        if isinstance(layer, BatchNorm):
+            yield c, int(layer.num_features)
+        elif isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
+            yield c, int(layer.num_parameters)
+
+
+def _meets_all(coupling: Coupling, size: int, layer: nn.Module) -> bool:
+    """Tell whether a grouped conv reads or writes just these channels, in their own order."""
+    every = tuple(range(size))
+    return coupling.channels == coupling.gates == every and size in (in_width(layer), out_width(layer))
+
+
+def _is_lopsided(layer: nn.Module) -> bool:
+    return isinstance(layer, Conv) and 1 < layer.groups == layer.out_channels != layer.in_channels
+
+
+def _protected(
+    found: Sequence[Candidate],
+    groups: Sequence[ChannelGroup],
+    layers: Layers,
+    reasons: Mapping[str, str],
+    outputs: set[str],
+) -> Iterator[Protected]:
+    cut = {producer.layer for group in groups for producer in group.producers}
+    why = {c.layer: reasons[cand.name] for cand in found if cand.name in reasons for c in cand.producers}
+    for name in layers:
+        if name in outputs:
+            yield Protected(name, "it produces the network's outputs")
+        elif name not in cut:
+            yield Protected(name, why.get(name, "the traced pass does not reach it"))

@@ -1,0 +1,119 @@
+"""The tiny networks with gates and samples: for the code under test, and the same for the oracles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from structprune.batch_norm import BatchNormMode
+from structprune.channels import channel_groups
+from structprune.gates import GatedModel, gate_channels, gate_weights
+from structprune.layers import batch_norms, weighted_layers
+from structprune.scores import Accumulate, Batch, Sampling, Scores
+from tests.networks import CLASSES, NETWORKS, Tiny, example
+from tests.oracles.forward import FORWARDS, GATES
+from tests.oracles.scores import Setting
+
+Kind = Literal["channels", "weights"]
+KINDS: tuple[Kind, ...] = ("channels", "weights")
+SIZES = (4, 3, 2)
+"""Of the mini-batches: uneven, so that a mean of means is not the mean."""
+NAMES = {network.__name__: network for network in NETWORKS}
+
+
+def network(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A tiny network, its batch norms with scales and shifts of their own, like trained ones."""
+    torch.manual_seed(1)
+    model = NAMES[name]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.to(dtype)
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Batch-norm buffers that nothing computed: positive variances, means around zero."""
+    generator = torch.Generator().manual_seed(2)
+    given: dict[str, Tensor] = {}
+    for name, layer in batch_norms(model):
+        assert layer.running_mean is not None
+        width, like = layer.num_features, layer.running_mean
+        given[f"{name}.running_mean"] = (0.2 * torch.randn(width, generator=generator)).to(like)
+        given[f"{name}.running_var"] = (0.5 + torch.rand(width, generator=generator)).to(like)
+        given[f"{name}.num_batches_tracked"] = torch.tensor(1)
+    return given
+
+
+def samples(name: str, sizes: tuple[int, ...] = SIZES, dtype: torch.dtype = torch.float64) -> list[Batch]:
+    x = example(NAMES[name], sum(sizes)).to(dtype)  # the same numbers in every precision
+    labels = torch.randint(CLASSES, (sum(sizes),), generator=torch.Generator().manual_seed(3))
+    return [Batch((part,), y) for part, y in zip(x.split(sizes), labels.split(sizes), strict=True)]
+
+
+def sampling(
+    name: str,
+    model: nn.Module,
+    *,
+    sizes: tuple[int, ...] = SIZES,
+    chunk: int = 2,
+    accumulate: Accumulate = "total",
+    batch_norm: BatchNormMode = "fixed",
+    draws: int = 3,
+    trained: bool = False,
+) -> Sampling:
+    dtype = next(model.parameters()).dtype
+    return Sampling(
+        batches=tuple(samples(name, sizes, dtype)),
+        loss=cross_entropy,
+        chunk=chunk,
+        accumulate=accumulate,
+        batch_norm=batch_norm,
+        statistics=statistics(model) if batch_norm == "fixed" else None,
+        trained=trained,
+        real=trained,
+        draws=draws,
+        seed=5,
+    )
+
+
+def gated(name: str, model: nn.Module, kind: Kind, on_inputs: bool = False) -> GatedModel:
+    """The network with gates on its channels (on weights, or on inputs) or on its weights."""
+    if kind == "weights":
+        return gate_weights(model)
+    groups = channel_groups(model, example(NAMES[name], dtype=next(model.parameters()).dtype))
+    sizes = {layer: 0 for layer, _ in weighted_layers(model)} if on_inputs else {}
+    return gate_channels(model, groups, sizes)
+
+
+def by_hand(name: str, model: nn.Module, kind: Kind, taken_on: Sampling) -> Setting:
+    """The same network, gates and samples for the oracles."""
+    values = {key: p.detach() for key, p in model.named_parameters()}
+    shapes = {key: torch.Size([size]) for key, size in GATES[name].items()}
+    if kind == "weights":
+        shapes = {key: value.shape for key, value in values.items() if value.dim() > 1}
+    return Setting(
+        forward=FORWARDS[name],
+        values=values,
+        channels=GATES[name],
+        gates=shapes,
+        batches=[(batch.inputs[0], batch.target) for batch in taken_on.batches],
+        statistics=taken_on.statistics,
+    )
+
+
+def end_to_end(scores: Scores, over: GatedModel, setting: Setting) -> Tensor:
+    """Lay scores end to end in the order of the oracle's gates, (number of gates,)."""
+    return torch.cat([scores.values[key].flatten() for key in in_order(over, setting.gates)])
+
+
+def in_order(over: GatedModel, gates: Mapping[str, torch.Size]) -> list[str]:
+    """For every gate of an oracle, the name that the gated model has for it: by a layer that it stands for."""
+    if not over.producers:
+        return list(gates)
+    owner = {layer: key for key, rows in over.producers.items() for layer, _, _ in rows}
+    return [owner[first] for first in gates]

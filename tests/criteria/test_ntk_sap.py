@@ -1,0 +1,101 @@
+"""NTK-SAP against the double loop over draws and samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from structprune.batch_norm import BatchNormMode
+from structprune.criteria import ntk_sap
+from structprune.scores import Sampling
+from tests.criteria.settings import KINDS, NAMES, Kind, by_hand, end_to_end, gated, network, sampling
+from tests.criteria.test_oracles import assert_same
+from tests.oracles import scores as oracle
+
+Weights = Literal["keep", "redraw"]
+Inputs = Literal["noise", "data"]
+
+
+def draws(taken_on: Sampling, size: int) -> list[Tensor]:
+    """The inputs of each draw: mini-batches, cut where they are larger than ``size``."""
+    return [part for batch in taken_on.batches for part in batch.inputs[0].split(size)]
+
+
+@pytest.mark.parametrize("inputs", ["noise", "data"])
+@pytest.mark.parametrize("weights", ["keep", "redraw"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_those_of_brute_force(name: str, kind: Kind, weights: Weights, inputs: Inputs) -> None:
+    check(name, kind, weights, inputs, "fixed")
+
+
+@pytest.mark.parametrize("weights", ["keep", "redraw"])
+@pytest.mark.parametrize("name", ["TinyConvBN", "TinyResidualConcat"])
+def test_scores_with_statistics_of_the_batch_are_those_of_brute_force(name: str, weights: Weights) -> None:
+    check(name, "channels", weights, "noise", "batch")
+
+
+def check(name: str, kind: Kind, weights: Weights, inputs: Inputs, batch_norm: BatchNormMode) -> None:
+    model = network(name)
+    over = gated(name, model, kind)
+    taken_on = sampling(name, model, batch_norm=batch_norm, draws=4)  # 9 samples: 2 a draw
+    setting = by_hand(name, model, kind, taken_on)
+    slow = oracle.ntk_sap(
+        setting, draws(taken_on, 2), taken_on.seed, redraw=weights == "redraw", noise=inputs == "noise"
+    )
+    got = ntk_sap(over, taken_on, weights=weights, inputs=inputs)
+    assert_same(end_to_end(got, over, setting), slow, 1e-9)
+
+
+@pytest.mark.parametrize("weights", ["keep", "redraw"])
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_in_float32_are_close(name: str, weights: Weights) -> None:
+    single, double = network(name, torch.float32), network(name)
+    over = gated(name, single, "channels")
+    taken_on = sampling(name, double, draws=4)
+    setting = by_hand(name, double, "channels", taken_on)
+    slow = oracle.ntk_sap(
+        setting,
+        draws(taken_on, 2),
+        taken_on.seed,
+        redraw=weights == "redraw",
+        noise=True,
+        drawn_in=torch.float32,
+    )
+    got = ntk_sap(over, sampling(name, single, draws=4), weights=weights, inputs="noise")
+    flat = end_to_end(got, over, setting)
+    assert float((flat.double() - slow).abs().max()) < 1e-3 * float(slow.max())
+
+
+@pytest.mark.parametrize(("trained", "same_as"), [(False, ("redraw", "noise")), (True, ("keep", "data"))])
+def test_the_defaults_depend_on_whether_the_network_is_trained(
+    trained: bool, same_as: tuple[Weights, Inputs]
+) -> None:
+    model = network("TinyConvBN")
+    over = gated("TinyConvBN", model, "channels")
+    taken_on = sampling("TinyConvBN", model, trained=trained)
+    default, named = ntk_sap(over, taken_on), ntk_sap(over, taken_on, weights=same_as[0], inputs=same_as[1])
+    assert all(torch.equal(default.values[key], named.values[key]) for key in over.shapes)
+
+
+def test_a_trained_network_without_data_keeps_its_weights_and_gets_noise() -> None:
+    model = network("TinyMLP")
+    over = gated("TinyMLP", model, "channels")
+    taken_on = replace(sampling("TinyMLP", model, trained=True), real=False)
+    default, named = ntk_sap(over, taken_on), ntk_sap(over, taken_on, weights="keep", inputs="noise")
+    assert all(torch.equal(default.values[key], named.values[key]) for key in over.shapes)
+
+
+def test_integer_inputs_are_kept_where_noise_is_asked_for() -> None:
+    embedding = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 5), torch.nn.Linear(5, 2))
+    from structprune.gates import gate_weights
+    from structprune.scores import Batch
+
+    tokens = Batch((torch.arange(6).reshape(3, 2),), torch.zeros(3, 2, dtype=torch.long))
+    taken_on = replace(sampling("TinyMLP", network("TinyMLP")), batches=(tokens,), statistics=None)
+    got = ntk_sap(gate_weights(embedding), taken_on)
+    assert all(float(value.max()) > 0 for value in got.values.values())

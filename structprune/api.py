@@ -16,20 +16,12 @@ from structprune import pipeline
 from structprune.budget import Budget, Plan
 from structprune.channels import channel_groups
 from structprune.checkpoint import staged_folder
-from structprune.choose import (
-    DEFAULT_DRAWS,
-    DEFAULT_SAMPLES,
-    Forward,
-    Loss,
-    Samples,
-    Scoring,
-    is_trained,
-    random_samples,
-    samples_of,
-)
+from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
 from structprune.criteria import DEFAULT
 from structprune.report import Report
+from structprune.request import Judge, Request
+from structprune.samples import DEFAULT_SAMPLES, Forward, Loss, Samples, random_samples, samples_of
 from structprune.scores import Accumulate, Scores
 from structprune.sources.architecture import Architecture
 
@@ -142,7 +134,7 @@ def compress(
 
     example = _tuple(example_input)
     known, why = is_trained(model, False, False, trained)
-    request = pipeline.Request(
+    request = Request(
         model=model,
         example=example,
         budget=Budget(nodes, "nodes", floor, align),
@@ -151,7 +143,7 @@ def compress(
         name=type(model).__name__,
         trained_why=why,
         architecture=Architecture(architecture) if architecture else None,
-        judge=pipeline.Judge(evaluate, 0, "by the caller's own function") if evaluate else None,
+        judge=Judge(evaluate, 0, "by the caller's own function") if evaluate else None,
         finetune=finetune,
         export=export,
         measure=measure,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,137 +21,20 @@ from torch.func import functional_call
 
 from structprune import render
 from structprune.batch_norm import take_statistics
-from structprune.budget import Budget, Plan
+from structprune.budget import Plan
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.checkpoint import save_weights_and_plan, widths_of
-from structprune.choose import Samples, Scoring, choose
+from structprune.choose import choose
 from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.proofs import LEAST_SPREAD, closed_gates, reloaded, require, signature
 from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
+from structprune.request import Meter, Outcome, Request, Say, Tools
 from structprune.scores import Scores
-from structprune.sources.architecture import Architecture
 from structprune.surgery import shrink, weight_entries, widths
 from structprune.trial import trusted
 
-Say = Callable[[str], None]
 PROOF_INPUTS = 8
-
-
-class Measured(Protocol):
-    """What measuring gives back."""
-
-    @property
-    def measurements(self) -> tuple[Measurement, ...]:
-        """In the order in which they were taken."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What could not be measured, and why."""
-
-
-class Meter(Protocol):
-    """Energy that was spent."""
-
-    joules: float
-
-
-class Tools(Protocol):
-    """What the package ``exporters`` does for the pipeline."""
-
-    def export(self, model: nn.Module, example: tuple[Tensor, ...], path: Path) -> Any:
-        """Write an ONNX file; what comes back tells ``exporter``, ``opset`` and ``fallback``."""
-
-    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> Proof:
-        """Compare a module with its ONNX file."""
-
-    def count_flops(self, model: nn.Module, example: tuple[Tensor, ...]) -> int:
-        """Count the multiply-adds of one input."""
-
-    def metered(self) -> AbstractContextManager[Meter]:
-        """Take the energy of what happens inside."""
-
-    def measure(
-        self,
-        dense: nn.Module,
-        pruned: nn.Module,
-        example: tuple[Tensor, ...],
-        files: tuple[Path, Path],
-        say: Say,
-    ) -> Measured:
-        """Measure both networks, given as modules and as ONNX files."""
-
-    def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
-        """Return after how many inferences the energy spent is earned back."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """How the accuracy is taken.
-
-    Attributes:
-        evaluate: top-1 of a network, on images that neither score nor train.
-        images: how many these are.
-        how: which these are, in words.
-    """
-
-    evaluate: Callable[[nn.Module], float]
-    images: int
-    how: str
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be compressed, and how.
-
-    Attributes:
-        model: the network; it is never changed.
-        example: positional inputs with a batch dimension, on the network's device.
-        budget: how much goes.
-        samples: what scores.
-        scoring: how.
-        name: of the network, for the report.
-        trained_why: how ``scoring.trained`` was decided.
-        architecture: how to rebuild the network by name, or None.
-        judge: takes the accuracy, or None without data.
-        finetune: trains the shrunk network in place, or None.
-        export: whether to write and prove an ONNX file.
-        measure: whether to measure.
-        notes: what a reader of the report must know.
-    """
-
-    model: nn.Module
-    example: tuple[Tensor, ...]
-    budget: Budget
-    samples: Samples
-    scoring: Scoring
-    name: str
-    trained_why: str
-    architecture: Architecture | None = None
-    judge: Judge | None = None
-    finetune: Callable[[nn.Module], None] | None = None
-    export: bool = True
-    measure: bool = True
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What compressing gives.
-
-    Attributes:
-        model: the shrunk network, a plain module in evaluation mode.
-        plan: what it kept.
-        scores: what that was chosen by.
-        report: everything that was found out.
-        groups: the groups of the dense network.
-    """
-
-    model: nn.Module
-    plan: Plan
-    scores: Scores
-    report: Report
-    groups: ChannelGroups
 
 
 @dataclass
@@ -162,11 +45,36 @@ class _Clock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def step(self, name: str, words: str) -> Iterator[None]:
-        self.say(words)
+    def step(self, name: str, words: str | None = None) -> Iterator[None]:
+        if words is not None:
+            self.say(words)
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run's surroundings: where it writes, what it uses, and what it has noted so far."""
+
+    request: Request
+    folder: Path
+    tools: Tools | None
+    say: Say
+    clock: _Clock
+    notes: list[str]
+    inputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A network that was cut, before anything else is done to it."""
+
+    groups: ChannelGroups
+    plan: Plan
+    scores: Scores
+    small: nn.Module
+    proof: Proof
 
 
 def compress(
@@ -185,60 +93,82 @@ def compress(
         ProofFailedError: a proof failed.
         InputError: the network or the data can't be used.
     """
-    clock = _Clock(say)
-    model = request.model
-    check_finite(model)
-    inputs = _proof_inputs(request)
+    check_finite(request.model)
+    run = _Run(request, folder, tools, say, _Clock(say), list(request.notes), _proof_inputs(request))
     with tools.metered() if tools and request.measure else nullcontext() as meter:
-        with clock.step("trace", "finding coupled channels"):
-            groups = trusted(model, channel_groups(model, request.example), request.example)
-        with clock.step("score", "scoring"):
-            plan, scores = choose(
-                model, groups, request.example, request.samples, request.scoring, request.budget, say
-            )
-        with clock.step("cut", "cutting"):
-            small = shrink(model, groups, plan).eval()
-        with clock.step("prove", "proving the cut"):
-            proofs = [closed_gates(model, small, groups, plan, inputs)]
-            require(proofs)
-        accuracy = _judged_after_finetuning(request, small, clock)
-    with clock.step("write", "writing and reading back"):
-        _write_network(request, folder, small, plan)
-        unpruned = model if request.architecture is None else None
-        proofs.append(reloaded(small, folder, inputs, unpruned))
-    notes = list(request.notes)
-    if tools and request.export:
-        with clock.step("export", "exporting to ONNX"):
-            proofs.append(export_proven(small, folder / "model.onnx", inputs, tools, notes))
-    proofs.append(signature(model, small, inputs))
+        cut = _cut(run)
+        accuracy = _judged_after_finetuning(run, cut.small)
+    proofs = (cut.proof, *_written_and_proven(run, cut))
+    measured = _measured(run, cut.small)
+    report = _report(run, cut, proofs, accuracy, measured, meter)
+    write_report(report, folder)
+    return Outcome(cut.small, cut.plan, cut.scores, report, cut.groups)
+
+
+def _cut(run: _Run) -> _Cut:
+    """Gate, score, select, shrink, and prove the cut before anything is built on it."""
+    request, clock = run.request, run.clock
+    model, example = request.model, request.example
+    with clock.step("trace", "finding coupled channels"):
+        groups = trusted(model, channel_groups(model, example), example)
+    with clock.step("score"):
+        plan, scores = choose(
+            model, groups, example, request.samples, request.scoring, request.budget, run.say
+        )
+    with clock.step("cut", "cutting"):
+        small = shrink(model, groups, plan).eval()
+    with clock.step("prove", "proving the cut"):
+        proof = closed_gates(model, small, groups, plan, run.inputs)
+        require([proof])
+    return _Cut(groups, plan, scores, small, proof)
+
+
+def _written_and_proven(run: _Run, cut: _Cut) -> list[Proof]:
+    """Write the network, load it again, export it, and prove each."""
+    request, small = run.request, cut.small
+    with run.clock.step("write", "writing and reading back"):
+        _write_network(request, run.folder, small, cut.plan)
+        unpruned = request.model if request.architecture is None else None
+        proofs = [reloaded(small, run.folder, run.inputs, unpruned)]
+    if run.tools and request.export:
+        with run.clock.step("export", "exporting to ONNX"):
+            path = run.folder / "model.onnx"
+            proofs.append(export_proven(small, path, run.inputs, run.tools, run.notes))
+    proofs.append(signature(request.model, small, run.inputs))
     require(proofs)
-    measured: Sequence[Measurement] = ()
-    if tools and request.measure:
-        with clock.step("measure", "measuring"):
-            measured = _measure(request, small, folder, tools, say, notes)
-    report = Report(
-        method=request.scoring.score,
+    return proofs
+
+
+def _report(
+    run: _Run,
+    cut: _Cut,
+    proofs: tuple[Proof, ...],
+    accuracy: Accuracy | None,
+    measured: Sequence[Measurement],
+    meter: Meter | None,
+) -> Report:
+    request, scoring = run.request, run.request.scoring
+    return Report(
+        method=scoring.score,
         model=request.name,
-        seed=request.scoring.seed,
-        **_counts(request, groups, small, plan, tools),
-        widths=widths(model, small),
-        protected=groups.protected,
+        seed=scoring.seed,
+        **_counts(run, cut),
+        widths=widths(request.model, cut.small),
+        protected=cut.groups.protected,
         samples=sum(len(batch) for batch in request.samples.batches),
-        draws=request.scoring.draws if "ntk_sap" in request.scoring.score.replace("-", "_") else None,
-        trained=request.scoring.trained,
+        draws=scoring.draws if "ntk_sap" in scoring.score.replace("-", "_") else None,
+        trained=scoring.trained,
         trained_why=request.trained_why,
         data=request.samples.how,
-        proofs=tuple(proofs),
+        proofs=proofs,
         accuracy=accuracy,
         measurements=tuple(measured),
-        seconds=clock.seconds,
-        break_even=_break_even(tools, meter, measured),
-        notes=tuple(notes),
+        seconds=run.clock.seconds,
+        break_even=_break_even(run.tools, meter, measured),
+        notes=tuple(run.notes),
         software=software(),
-        hardware=hardware(next(model.parameters()).device),
+        hardware=hardware(next(request.model.parameters()).device),
     )
-    write_report(report, folder)
-    return Outcome(small, plan, scores, report, groups)
 
 
 def check_finite(model: nn.Module) -> None:
@@ -264,14 +194,15 @@ def _proof_inputs(request: Request) -> tuple[Tensor, ...]:
     return tuple(torch.cat(column)[:PROOF_INPUTS] for column in columns)
 
 
-def _judged_after_finetuning(request: Request, small: nn.Module, clock: _Clock) -> Accuracy | None:
-    judge = request.judge
+def _judged_after_finetuning(run: _Run, small: nn.Module) -> Accuracy | None:
+    request, judge = run.request, run.request.judge
     if judge is not None:
-        with clock.step("evaluate", "taking the accuracy"):
+        with run.clock.step("evaluate", "taking the accuracy"):
             before, cut = judge.evaluate(request.model), judge.evaluate(small)
     if request.finetune is not None:
-        with clock.step("finetune", "fine-tuning"):
+        with run.clock.step("finetune", "fine-tuning"):
             request.finetune(small)
+            small.eval()
     if judge is None:
         return None
     finetuned = judge.evaluate(small) if request.finetune is not None else None
@@ -326,38 +257,43 @@ def _with_statistics_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Modu
     return varied
 
 
-def _measure(
-    request: Request, small: nn.Module, folder: Path, tools: Tools, say: Say, notes: list[str]
-) -> Sequence[Measurement]:
-    dense = request.model
-    with TemporaryDirectory(prefix="structprune-") as scratch:
-        files = (Path(scratch, "dense.onnx"), folder / "model.onnx")
-        tools.export(copy.deepcopy(dense).cpu().float(), tuple(x.cpu() for x in request.example), files[0])
+def _measured(run: _Run, small: nn.Module) -> Sequence[Measurement]:
+    """Measure the dense and the shrunk network, each as a module and as an ONNX file."""
+    request, tools = run.request, run.tools
+    if tools is None or not request.measure:
+        return ()
+    example = tuple(x.cpu() for x in request.example)
+    with run.clock.step("measure", "measuring"), TemporaryDirectory(prefix="structprune-") as scratch:
+        dense, pruned = Path(scratch, "dense.onnx"), run.folder / "model.onnx"
+        tools.export(copy.deepcopy(request.model).cpu().float(), example, dense)
         if not request.export:
-            files = (files[0], Path(scratch, "pruned.onnx"))
-            tools.export(copy.deepcopy(small).cpu(), tuple(x.cpu() for x in request.example), files[1])
-        measured = tools.measure(dense, small, request.example, files, say)
-    notes += measured.notes
+            pruned = Path(scratch, "pruned.onnx")
+            tools.export(copy.deepcopy(small).cpu().float(), example, pruned)
+        measured = tools.measure(request.model, small, request.example, (dense, pruned), run.say)
+    run.notes.extend(measured.notes)
     return measured.measurements
 
 
-def _counts(
-    request: Request, groups: ChannelGroups, small: nn.Module, plan: Plan, tools: Tools | None
-) -> dict[str, Any]:
-    dense, asked = request.model, request.budget
-    gone = sum(
+def _counts(run: _Run, cut: _Cut) -> dict[str, Any]:
+    dense, small, groups, asked = run.request.model, cut.small, cut.groups, run.request.budget
+    left = groups.nodes - _nodes_gone(groups, cut.plan)
+    one = tuple(x[:1] for x in run.request.example)
+    flops = [run.tools.count_flops(net, one) for net in (dense, small)] if run.tools else None
+    return {
+        "nodes": count(groups.nodes, left, asked.remove if asked.unit == "nodes" else None),
+        "weights": count(weight_entries(dense), weight_entries(small)),
+        "parameters": count(*(sum(p.numel() for p in net.parameters()) for net in (dense, small))),
+        "flops": flops and count(*flops),
+    }
+
+
+def _nodes_gone(groups: ChannelGroups, plan: Plan) -> int:
+    return sum(
         cost
         for group in groups
         for cost, keep in zip(group.costs, plan.keep[group.name].tolist(), strict=True)
         if not keep
     )
-    one = tuple(x[:1] for x in request.example)
-    return {
-        "nodes": count(groups.nodes, groups.nodes - gone, asked.remove if asked.unit == "nodes" else None),
-        "weights": count(weight_entries(dense), weight_entries(small)),
-        "parameters": count(*(sum(p.numel() for p in net.parameters()) for net in (dense, small))),
-        "flops": count(tools.count_flops(dense, one), tools.count_flops(small, one)) if tools else None,
-    }
 
 
 def count(before: int, after: int, asked: float | None = None) -> Count:

@@ -252,7 +252,9 @@ def test_two_cuts_in_a_row_are_one_cut_of_what_both_remove(name: str) -> None:
 
 
 @pytest.mark.parametrize("network", [TinyMLP, TinyConvBN, TinyResidualConcat])
-def test_two_cuts_in_a_row_are_one_cut_of_what_both_remove_on_the_tiny_networks(network: type[nn.Module]) -> None:
+def test_two_cuts_in_a_row_are_one_cut_of_what_both_remove_on_the_tiny_networks(
+    network: type[nn.Module],
+) -> None:
     twice_is_composed(network(), example(network))  # type: ignore[arg-type]
 
 

@@ -6,17 +6,19 @@ verb runs.
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from structprune._version import __version__
-from structprune.cli import compress, doctor, export, inspect, measure, methods, report, score
+from structprune.cli import compress, doctor, export, inspect, measure, methods, report, score, shell
+from structprune.cli.options import flag
+from structprune.errors import UsageError
 
 app = typer.Typer(
     name="structprune",
     help="Make a network smaller and prove it: score its channels, remove the worst, export, measure.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,7 +34,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, flag("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -50,4 +52,10 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Run the command line; the entry point of the ``structprune`` command."""
-    app()
+    shell.prepare()
+    arguments = sys.argv[1:]
+    try:
+        code = app(arguments or ["--help"], prog_name="structprune", standalone_mode=False)
+    except shell.MISUSE as error:
+        shell.fail(shell.misused(error), UsageError.exit_code)
+    sys.exit(code if arguments else UsageError.exit_code)

@@ -10,7 +10,7 @@ import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
-from structprune.errors import OutputError
+from structprune.cli.checks import check
 
 
 @shell.guarded
@@ -36,27 +36,15 @@ def export(
 ) -> None:
     """Write a network as ONNX and prove that ONNX Runtime computes the same."""
     asked = dict(locals())
-    from exporters.toolbox import Toolbox
-    from structprune.choose import random_samples
-    from structprune.cli.compressing import read
-    from structprune.pipeline import export_proven
-    from structprune.proofs import require
+    check(asked)
+    from structprune.cli.exporting import run
 
     with shell.speaking(quiet) as say:
-        found = read(asked, say)
-        path = output or Path(f"{found.source.name}.onnx")
-        if path.exists() and not force:
-            raise OutputError(f"{path.name} exists; choose another name or replace it with --force")
-        samples = random_samples(found.model, found.example, 8, seed)
-        say("exporting")
-        tools = Toolbox(opset=opset, exporter=exporter, rtol=rtol)  # type: ignore[arg-type]
-        notes: list[str] = []
-        proof = export_proven(found.model, path, samples.batches[0].inputs, tools, notes)
-        if not proof.passed:
-            path.unlink(missing_ok=True)
-        require([proof])
+        path, proof, notes = run(asked, say)
     if json:
         shell.print_json({"schema": 1, "file": path.name, "proof": asdict(proof), "notes": notes})
-    else:
-        figures = f"error {proof.error:.1e}, {proof.error_of_spread:.1e} of the spread"
-        shell.console().print(f"{path}: proof onnx passed, {figures}; {proof.how}", markup=False)
+        return
+    figures = f"error {proof.error:.1e}, {proof.error_of_spread:.1e} of the spread"
+    shell.print_line(f"{path}: proof onnx passed, {figures}; {proof.how}.")
+    for note in notes:
+        shell.print_line(f"Note: {note}.")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from structprune.choose import DEFAULT_SAMPLES, MINI_BATCH, Samples, random_samples
 from structprune.environment import device_named
-from structprune.errors import InputError, UsageError
-from structprune.pipeline import Judge
+from structprune.errors import InputError
+from structprune.request import Judge
+from structprune.samples import DEFAULT_SAMPLES, MINI_BATCH, Samples, random_samples
 from structprune.scores import Batch
 from structprune.sources import Source, read
 from structprune.tasks import (
@@ -85,7 +85,7 @@ def read_network(
     """Read a network and settle the size of its input: the option's, else the data's, else its own."""
     place = device_named(device)
     torch.manual_seed(seed)  # zoos draw fresh weights from the global generator
-    say(f"reading {spec.rpartition('/')[2]}")
+    say(f"reading {spec.rstrip('/').rpartition('/')[2]}")
     source = read(spec, arch=arch, pretrained=pretrained, trust_pickle=trust_pickle, num_classes=classes)
     size, notes = _size(source, input_size, images)
     for note in notes:
@@ -101,8 +101,6 @@ def _size(
     source: Source, asked: tuple[int, int, int] | None, images: ImageSet | None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     if asked is not None:
-        if min(asked) < 1:
-            raise UsageError(f"--input-size {asked} has a side below 1")
         return asked, ()
     own = source.input_shape
     if not source.input_shape_assumed or len(own) != 3:
@@ -213,7 +211,7 @@ def finetuner(images: Images, epochs: int, seed: int, say: Say) -> Callable[[nn.
     """Return what trains a shrunk network in place."""
 
     def progress(done: int, total: int, value: float) -> None:
-        if done % max(1, total // 20) == 0 or done == total:
+        if done % max(1, total // 10) == 0 or done == total:
             say(f"fine-tuning, step {done} of {total}, loss {value:.3f}")
 
     return lambda model: finetune(model, images.train, epochs, seed=seed, progress=progress)

@@ -6,6 +6,7 @@ from typing import Any
 
 from structprune.cli import options as o
 from structprune.cli import shell
+from structprune.cli.checks import check
 
 
 @shell.guarded
@@ -26,9 +27,10 @@ def inspect(
 ) -> None:
     """Show which channels leave together, what is protected and why, and how much can go. Needs no data."""
     asked = dict(locals())
+    check(asked)
     from structprune.budget import Budget, reachable
     from structprune.channels import channel_groups
-    from structprune.cli.compressing import read
+    from structprune.cli.gathering import read
 
     with shell.speaking(quiet) as say:
         found = read(asked, say)
@@ -83,7 +85,6 @@ def _show(found: Any, groups: Any, most: float) -> None:
     shell.print_table(Table(f"{found.source.name}: {len(rows)} groups of coupled channels", head, rows))
     protected = tuple((row.layer, row.reason) for row in groups.protected)
     shell.print_table(Table("Not cut", ("layer", "reason"), protected))
-    out = shell.console()
-    out.print(f"{groups.nodes:,} nodes; --nodes 0 to {int(most * 1000) / 1000:.3f} can be reached.")
+    shell.print_line(f"{groups.nodes:,} nodes; --nodes 0 to {int(most * 1000) / 1000:.3f} can be reached.")
     for note in found.notes:
-        out.print(f"Note: {note}", markup=False)
+        shell.print_line(f"Note: {note}.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
+from structprune.cli.checks import check
 
 
 @shell.guarded
@@ -17,6 +18,7 @@ def measure(
         list[str],
         typer.Argument(metavar="INPUT...", help="One network or several; the first is the reference."),
     ],
+    arch: o.Arch = None,
     pretrained: o.Pretrained = False,
     trust_pickle: o.TrustPickle = False,
     classes: o.Classes = None,
@@ -32,7 +34,8 @@ def measure(
     debug: o.Debug = False,
 ) -> None:
     """Measure batch time, memory, disk, multiply-adds, energy and carbon of networks side by side."""
-    asked: dict[str, Any] = {**locals(), "arch": None}
+    asked = dict(locals())
+    check(asked)
     from structprune.cli import measuring
 
     with shell.speaking(quiet) as say:
@@ -43,4 +46,4 @@ def measure(
     else:
         shell.print_table(measuring.side_by_side(names, measured))
         for note in measured[0].notes:
-            shell.console().print(f"Note: {note}", markup=False)
+            shell.print_line(f"Note: {note}.")

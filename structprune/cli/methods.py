@@ -29,4 +29,4 @@ def methods(json: o.Json = False, debug: o.Debug = False) -> None:
         for name, m in METHODS.items()
     )
     shell.print_table(Table("Methods", ("method", "from", "gates", "score", "schedule", "needs"), rows))
-    shell.console().print(f"--score takes {', '.join(CRITERIA)}, or several joined by '+'.", markup=False)
+    shell.print_line(f"--score takes {', '.join(CRITERIA)}, or several joined by '+'.")

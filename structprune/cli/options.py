@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# A flag takes no value, so its help shows no type.
+flag = partial(typer.Option, metavar="")
 
 Network = Annotated[
     str,
@@ -21,8 +25,8 @@ Arch = Annotated[
         help="Architecture of a state dict: a zoo's name or a factory. Default: found from its keys."
     ),
 ]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Fetch the zoo's trained weights.")]
-TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Your word that a pickle may run code.")]
+Pretrained = Annotated[bool, flag("--pretrained", help="Fetch the zoo's trained weights.")]
+TrustPickle = Annotated[bool, flag("--trust-pickle", help="Your word that a pickle may run code.")]
 Classes = Annotated[int | None, typer.Option("--classes", help="Outputs of a network from a zoo.")]
 InputSize = Annotated[
     tuple[int, int, int] | None,
@@ -32,9 +36,9 @@ InputSize = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:0.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, flag("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Debug = Annotated[bool, flag("--debug", help="Show the traceback of an error.")]
 
 Data = Annotated[
     str | None,
@@ -56,7 +60,7 @@ Std = Annotated[tuple[float, float, float] | None, typer.Option(metavar="R G B",
 Score = Annotated[str, typer.Option(help="A criterion, or a fusion of several joined by '+'.")]
 Trained = Annotated[
     bool | None,
-    typer.Option("--trained/--untrained", help="Whether the network counts as trained. Default: found out."),
+    flag("--trained/--untrained", help="Whether the network counts as trained. Default: found out."),
 ]
 Accumulate = Annotated[
     str | None,
@@ -93,7 +97,5 @@ Batches = Annotated[list[int], typer.Option("--measure-batch", help="Batch size 
 Seconds = Annotated[
     float, typer.Option("--energy-seconds", help="Time in which the energy of each network is taken.")
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace a result folder of ours that is already there.")
-]
+Force = Annotated[bool, flag("--force", help="Replace a result folder of ours that is already there.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Result folder.")]

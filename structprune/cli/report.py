@@ -19,7 +19,6 @@ def report(
     debug: o.Debug = False,
 ) -> None:
     """Show the report of a result folder again."""
-    from structprune.render import TABLES
     from structprune.report import from_json, to_json
 
     path = folder / "report.json" if folder.is_dir() else folder
@@ -28,11 +27,10 @@ def report(
     except FileNotFoundError as error:
         raise InputError(f"{path} is not there; give a result folder of structprune compress") from error
     except (ValueError, OSError) as error:
-        raise InputError(f"{path.name} can't be read: {error}") from error
+        raise InputError(f"{path} can't be read: {error}") from error
     if json:
         typer.echo(to_json(found), nl=False)
         return
-    for build in TABLES:
-        table = build(found)
-        if table.rows:
-            shell.print_table(table, transposed=build is TABLES[0])
+    from structprune.cli.showing import WHOLE, show
+
+    show(found, WHOLE)

@@ -9,6 +9,7 @@ import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
+from structprune.cli.checks import check
 
 
 @shell.guarded
@@ -42,15 +43,14 @@ def score(
 ) -> None:
     """Score every channel: to a file, and as a picture in the terminal."""
     asked: dict[str, Any] = {**locals(), "steps": 1, "test_data": None, "batch_size": 128}
+    check(asked)
     from structprune.cli import scoring
-    from structprune.cli.compress import check_options
 
-    check_options(asked)
     with shell.speaking(quiet) as say:
         document = scoring.run(asked, say)
-    if output is not None:
-        scoring.write(document, output, force)
     if json:
         shell.print_json(document)
-    else:
-        scoring.show(document)
+        return
+    scoring.show(document)
+    if output is not None:
+        shell.print_line(f"Written to {output}")

@@ -3,88 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
+import torch
+
 from structprune.channels import channel_groups
-from structprune.choose import is_trained
-from structprune.choose import score as score_channels
-from structprune.cli import inputs, shell
-from structprune.cli.compressing import read, scoring_of
-from structprune.errors import OutputError
+from structprune.choose import score
+from structprune.cli import shell
+from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather
+from structprune.cli.output_file import check_file, staged_file
+from structprune.pipeline import check_finite
+from structprune.render import Table
 from structprune.scores import ranks
 
 BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = 48
 
 
-def run(asked: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """Score a network as the options ask; returns the JSON document."""
-    scoring_of(asked, trained=False)
-    learn, test = inputs.read_data(asked["data"], None) if asked["data"] else (None, None)
-    network = read(asked, say, learn)
-    names = ("mean", "std", "samples", "batch_size", "seed")
-    images = (
-        None
-        if learn is None
-        else inputs.prepare(learn, test, network, **{name: asked[name] for name in names})
-    )
-    samples = inputs.samples_for(network, images, asked["samples"], asked["seed"])
-    source = network.source
-    trained, why = is_trained(network.model, source.from_checkpoint, source.pretrained, asked["trained"])
+def run(asked: Asked, say: Say) -> dict[str, Any]:
+    """Score a network as the options ask, write the scores where they are wanted, and return the document."""
+    check_early(asked)
+    output = asked["output"]
+    if output is not None:
+        check_file(output, asked["force"])
+    document = _scored(gather(asked, say), say)
+    if output is not None:
+        with staged_file(output) as draft:
+            draft.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return document
+
+
+def _scored(given: Gathered, say: Say) -> dict[str, Any]:
+    model = given.network.model
+    check_finite(model)
     say("finding coupled channels")
-    groups = channel_groups(network.model, network.example)
+    groups = channel_groups(model, given.network.example)
     say("scoring")
-    found = score_channels(network.model, groups, samples, scoring_of(asked, trained))
+    scores = score(model, groups, given.samples, given.scoring)
     return {
         "schema": 1,
-        "model": source.name,
-        "score": found.criterion,
-        "data": samples.how,
-        "trained": trained,
-        "trained_why": why,
-        "seed": asked["seed"],
-        "scores": {name: values.tolist() for name, values in found.values.items()},
+        "model": given.network.source.name,
+        "score": scores.criterion,
+        "data": given.samples.how,
+        "trained": given.scoring.trained,
+        "trained_why": given.trained_why,
+        "seed": given.scoring.seed,
+        "notes": [*given.network.notes, *(given.images.notes if given.images else ())],
+        "scores": {name: values.tolist() for name, values in scores.values.items()},
     }
-
-
-def write(document: Mapping[str, Any], path: Path, force: bool) -> None:
-    """Write the scores, all or nothing.
-
-    Raises:
-        OutputError: the file is there already, or can't be written.
-    """
-    if path.exists() and not force:
-        raise OutputError(f"{path.name} exists; choose another name or replace it with --force")
-    draft: Path | None = None
-    try:
-        with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            draft = Path(file.name)
-            json.dump(document, file, indent=1)
-        draft.replace(path)
-    except OSError as error:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
-        raise OutputError(f"{path.name} can't be written: {error.strerror or error}") from error
 
 
 def show(document: Mapping[str, Any]) -> None:
     """Draw a line a group: its channels sorted by rank over the whole network, from the worst on."""
-    import torch
-    from rich.table import Table
-
     values = {name: torch.tensor(row) for name, row in document["scores"].items()}
-    picture = Table(title=f"{document['model']}: {document['score']}", title_justify="left")
-    picture.add_column("group")
-    picture.add_column("channels", justify="right")
-    picture.add_column("mean rank", justify="right")
-    picture.add_column("rank of each channel in the whole network, sorted")
-    for name, rank in ranks(values).items():
-        picture.add_row(name, str(len(rank)), f"{rank.mean():.2f}", sparkline(sorted(rank.tolist())))
-    shell.console().print(picture)
+    rows = tuple(
+        (name, str(len(rank)), f"{rank.mean():.2f}", sparkline(sorted(rank.tolist())))
+        for name, rank in ranks(values).items()
+    )
+    head = ("group", "channels", "mean rank", "rank of each channel in the whole network, sorted")
+    shell.print_table(Table(f"{document['model']}: {document['score']}", head, rows))
+    for note in document["notes"]:
+        shell.print_line(f"Note: {note}.")
 
 
 def sparkline(heights: Sequence[float], columns: int = COLUMNS) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
-from structprune.errors import OutputError, StructpruneError
+import typer
+
+from structprune.errors import StructpruneError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,17 +25,35 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERRUPTED = 130
-TERMINATED = 143
 # A pipe has no width of its own; tables that are cut off there are of no use to anybody.
 WIDTH_OF_A_PIPE = 160
 
+# What the parser raises for options that it can't read. Typer gives the class no public name.
+MISUSE: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def prepare() -> None:
+    """Let a signal end the process like an error does, and no character that it prints."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    # As an exception, so that folders that are half written are cleaned up on the way out.
+    sys.exit(128 + number)
+
 
 def console(stderr: bool = False) -> Console:
-    """Return a console that doesn't fold tables where nobody looks at a terminal."""
+    """Return a console that takes text literally and folds no tables where nobody looks at a terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else WIDTH_OF_A_PIPE, highlight=False)
+    width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_PIPE
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def guarded(verb: Callable[P, R]) -> Callable[P, R]:
@@ -40,22 +61,35 @@ def guarded(verb: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        signal.signal(signal.SIGTERM, _terminate)
         try:
             return verb(*args, **kwargs)
         except KeyboardInterrupt:
-            _fail("interrupted; nothing was written", INTERRUPTED)
+            fail("interrupted; nothing was written", INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read has gone; what is still buffered would raise again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except Exception as error:
             if kwargs.get("debug"):
                 raise
-            _fail(*_told(error))
+            fail(*_told(error))
 
     return run
 
 
-def _terminate(*_: object) -> NoReturn:
-    # As an exception, so that folders that are half written are cleaned up on the way out.
-    sys.exit(TERMINATED)
+def fail(sentence: str, code: int) -> NoReturn:
+    """Say what went wrong, and end."""
+    from rich.text import Text
+
+    console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", sentence), soft_wrap=True)
+    sys.exit(code)
+
+
+def misused(error: Exception) -> str:
+    """Return what the parser says about options that it can't read, as one sentence."""
+    message: str = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    command = getattr(getattr(error, "ctx", None), "command_path", "structprune")
+    return f"{message[:1].lower()}{message[1:]}; see {command} --help"
 
 
 def _told(error: Exception) -> tuple[str, int]:
@@ -63,8 +97,9 @@ def _told(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory; score in smaller passes (--chunk 1) or with fewer samples (--samples)", 1
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}; nothing was written", OutputError.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        return f"{error.strerror}{where}", 1
     kind = type(error).__name__
     return f"unexpected {kind}: {_first_line(error)}; run again with --debug for the traceback", 1
 
@@ -73,33 +108,41 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0]
 
 
-def _fail(sentence: str, code: int) -> NoReturn:
-    console(stderr=True).print(f"[bold red]error:[/] {_escape(sentence)}", soft_wrap=True)
-    sys.exit(code)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
 @contextmanager
 def speaking(quiet: bool) -> Iterator[Callable[[str], None]]:
     """Give a function that says on stderr what happens next, as a spinner where that is a terminal."""
+    from rich.text import Text
+
     out = console(stderr=True)
     if quiet:
         yield lambda _: None
     elif out.is_terminal:
-        with out.status("starting") as status:
-            yield lambda words: status.update(_escape(words))
+        with out.status(Text("starting")) as status:
+            yield lambda words: status.update(Text(words))
     else:
-        yield lambda words: out.print(f"- {_escape(words)}")
+        yield _without_repeats(lambda words: out.print(f"- {words}", soft_wrap=True))
+
+
+def _without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:
+    said = ""
+
+    def once(words: str) -> None:
+        nonlocal said
+        if words != said:
+            say(words)
+        said = words
+
+    return once
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def print_line(text: str) -> None:
+    """Print a sentence on stdout."""
+    console().print(text)
 
 
 def print_table(table: Table, transposed: bool = False) -> None:
@@ -108,15 +151,17 @@ def print_table(table: Table, transposed: bool = False) -> None:
 
 
 def drawn(table: Table, transposed: bool = False) -> RichTable:
-    """Draw a table; numbers are right-aligned."""
+    """Draw a table; columns of numbers are right-aligned."""
     from rich.table import Table as RichTable
 
-    head, rows = (table.head, table.rows)
-    if transposed:
-        head, *rows = zip(table.head, *table.rows, strict=True)  # type: ignore[assignment]
+    columns = [table.head, *table.rows] if transposed else list(zip(table.head, *table.rows, strict=True))
     drawing = RichTable(title=table.title, title_justify="left")
-    for i, name in enumerate(head):
-        drawing.add_column(_escape(name), justify="left" if i == 0 or name == "how" else "right")
-    for row in rows:
-        drawing.add_row(*map(_escape, row))
+    for i, (name, *cells) in enumerate(columns):
+        drawing.add_column(name, justify="right" if i and all(map(_is_number, cells)) else "left")
+    for row in zip(*(cells for _, *cells in columns), strict=True):
+        drawing.add_row(*row)
     return drawing
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "" or cell[0].isdigit() or cell[0] == "-"

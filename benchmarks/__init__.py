@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table and writes one JSON a row; ``python -m benchmarks.NAME --help``."""

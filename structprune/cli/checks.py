@@ -1,0 +1,102 @@
+"""Options that make no sense, refused before torch is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from structprune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an option's value must be.
+
+    Attributes:
+        holds: whether a value is allowed.
+        expected: what is, in words.
+    """
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule(names.__contains__, f"{', '.join(names[:-1])} or {names[-1]}")
+
+
+def _at_least(least: int, what: str = "") -> Rule:
+    return Rule(lambda value: value >= least, f"{least} or more{what}")
+
+
+FRACTION = "a fraction from 0 to below 1"
+POSITIVE = Rule(lambda value: 0 < value < math.inf, "a number above 0")
+
+RULES: Mapping[str, Rule] = {
+    "accumulate": _one_of("total", "abs", "square"),
+    "align": _at_least(1),
+    "batch_norm": _one_of("fixed", "batch"),
+    "batch_size": _at_least(2, " images"),
+    "chunk": _at_least(1),
+    "classes": _at_least(1),
+    "draws": _at_least(1),
+    "energy_seconds": POSITIVE,
+    "exporter": _one_of("auto", "dynamo", "legacy"),
+    "finetune": _at_least(0, " epochs"),
+    "floor": Rule(lambda value: 0 <= value < 1, FRACTION),
+    "input_size": Rule(lambda sizes: min(sizes) >= 1, "three sizes of 1 or more"),
+    "measure_batch": Rule(lambda sizes: min(sizes) >= 1, "1 or more"),
+    "opset": _at_least(1),
+    "rtol": POSITIVE,
+    "samples": _at_least(4, ", since as many are compared"),
+    "seed": Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2^63"),
+    "steps": _at_least(1),
+    "threads": _at_least(1),
+}
+
+NEED_DATA = ("test_data", "finetune", "mean", "std")
+
+
+def check(asked: Mapping[str, Any]) -> None:
+    """Refuse values that make no sense.
+
+    Args:
+        asked: option -> value; None where it was not given.
+
+    Raises:
+        UsageError: with what was got and what was expected.
+    """
+    for option, rule in RULES.items():
+        value = asked.get(option)
+        if value is not None and not rule.holds(value):
+            raise UsageError(f"{_spelled(option)} {_shown(value)}: expected {rule.expected}")
+    for option in NEED_DATA:
+        if asked.get(option) and asked.get("data") is None:
+            raise UsageError(f"{_spelled(option)} needs --data")
+
+
+def _spelled(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def fraction(text: str | None) -> float:
+    """Read what ``--nodes`` says.
+
+    Raises:
+        UsageError: it says nothing, or is no fraction from 0 to below 1.
+    """
+    if text is None:
+        raise UsageError("say how much to remove: --nodes 0.89 removes 89 % of the nodes")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise UsageError(f"--nodes {text}: expected {FRACTION}; 0.89 removes 89 % of the nodes")
+    return value

@@ -1,0 +1,33 @@
+"""A report on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from structprune.cli import shell
+from structprune.render import TABLES, Table, count_table, deployment_table, proof_table
+from structprune.report import Report
+
+# What matters most stands last, where the eye is when a run has ended.
+SHORT: Sequence[Callable[[Report], Table]] = (proof_table, count_table, deployment_table)
+WHOLE: Sequence[Callable[[Report], Table]] = tuple(reversed(TABLES))
+
+
+def show(report: Report, builders: Sequence[Callable[[Report], Table]]) -> None:
+    """Print tables of a report, and below them what is no table."""
+    for build in builders:
+        table = build(report)
+        if table.rows:
+            shell.print_table(table, transposed=build is deployment_table)
+    for sentence in _sentences(report):
+        shell.print_line(sentence)
+
+
+def _sentences(report: Report) -> Iterator[str]:
+    if accuracy := report.accuracy:
+        stages = {"before": accuracy.before, "cut": accuracy.cut, "fine-tuned": accuracy.finetuned}
+        known = [f"{stage} {value:.2%}" for stage, value in stages.items() if value is not None]
+        yield f"Accuracy on {accuracy.images:,} images: {', '.join(known)}."
+    if report.break_even is not None:
+        yield f"Compressing pays for itself after {report.break_even:,.0f} inferences."
+    yield from (f"Note: {note}." for note in report.notes)

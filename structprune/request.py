@@ -1,0 +1,137 @@
+"""What the pipeline is asked for, what it may use, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from structprune.budget import Budget, Plan
+from structprune.channels import ChannelGroups
+from structprune.choose import Scoring
+from structprune.report import Measurement, Proof, Report
+from structprune.samples import Samples
+from structprune.scores import Scores
+from structprune.sources.architecture import Architecture
+
+Say = Callable[[str], None]
+
+
+class Measured(Protocol):
+    """What measuring gives back."""
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """In the order in which they were taken."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be measured, and why."""
+
+
+class Meter(Protocol):
+    """Energy that was spent."""
+
+    joules: float
+
+
+class Tools(Protocol):
+    """What the package ``exporters`` does for the pipeline."""
+
+    def export(self, model: nn.Module, example: tuple[Tensor, ...], path: Path) -> Any:
+        """Write an ONNX file; what comes back tells ``exporter``, ``opset`` and ``fallback``."""
+
+    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> Proof:
+        """Compare a module with its ONNX file."""
+
+    def count_flops(self, model: nn.Module, example: tuple[Tensor, ...]) -> int:
+        """Count the multiply-adds of one input."""
+
+    def metered(self) -> AbstractContextManager[Meter]:
+        """Take the energy of what happens inside."""
+
+    def measure(
+        self,
+        dense: nn.Module,
+        pruned: nn.Module,
+        example: tuple[Tensor, ...],
+        files: tuple[Path, Path],
+        say: Say,
+    ) -> Measured:
+        """Measure both networks, given as modules and as ONNX files."""
+
+    def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
+        """Return after how many inferences the energy spent is earned back."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How the accuracy is taken.
+
+    Attributes:
+        evaluate: top-1 of a network, on images that neither score nor train.
+        images: how many these are.
+        how: which these are, in words.
+    """
+
+    evaluate: Callable[[nn.Module], float]
+    images: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compressed, and how.
+
+    Attributes:
+        model: the network; it is never changed.
+        example: positional inputs with a batch dimension, on the network's device.
+        budget: how much goes.
+        samples: what scores.
+        scoring: how.
+        name: of the network, for the report.
+        trained_why: how ``scoring.trained`` was decided.
+        architecture: how to rebuild the network by name, or None.
+        judge: takes the accuracy, or None without data.
+        finetune: trains the shrunk network in place, or None.
+        export: whether to write and prove an ONNX file.
+        measure: whether to measure.
+        notes: what a reader of the report must know.
+    """
+
+    model: nn.Module
+    example: tuple[Tensor, ...]
+    budget: Budget
+    samples: Samples
+    scoring: Scoring
+    name: str
+    trained_why: str
+    architecture: Architecture | None = None
+    judge: Judge | None = None
+    finetune: Callable[[nn.Module], None] | None = None
+    export: bool = True
+    measure: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What compressing gives.
+
+    Attributes:
+        model: the shrunk network, a plain module in evaluation mode.
+        plan: what it kept.
+        scores: what that was chosen by.
+        report: everything that was found out.
+        groups: the groups of the dense network.
+    """
+
+    model: nn.Module
+    plan: Plan
+    scores: Scores
+    report: Report
+    groups: ChannelGroups

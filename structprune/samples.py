@@ -1,0 +1,113 @@
+"""What scores a network: inputs and targets in mini-batches, with the loss that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from structprune.batch_norm import evaluating
+from structprune.errors import InputError
+from structprune.scores import Batch
+
+Loss = Callable[[Any, Any], Tensor]
+Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]
+
+DEFAULT_SAMPLES = 64
+MINI_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What scores a network.
+
+    Attributes:
+        batches: mini-batches of inputs and targets.
+        loss: (output, target) -> mean loss.
+        forward: (network, inputs) -> output that ``loss`` takes.
+        real: whether these are data and not noise.
+        how: where they come from, for the report.
+    """
+
+    batches: tuple[Batch, ...]
+    loss: Loss
+    forward: Forward = lambda network, inputs: network(*inputs)
+    real: bool = True
+    how: str = "data"
+
+
+def random_samples(
+    model: nn.Module, example: tuple[Tensor, ...], count: int = DEFAULT_SAMPLES, seed: int = 0
+) -> Samples:
+    """Return standard-normal inputs with random targets, for a network without data.
+
+    Targets are classes where the network puts out floating-point scores (N, K, ...), drawn uniformly.
+
+    Args:
+        model: the network.
+        example: positional inputs, (N, ...) each.
+        count: how many samples.
+        seed: of inputs and targets.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = tuple(_random_like(x, count, generator) for x in example)
+    with torch.no_grad(), evaluating(model):
+        output = model(*(x[:2] for x in inputs))
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        raise InputError(
+            f"the network puts out a {type(output).__name__}, for which no loss is known; "
+            "call structprune.compress from Python with data=, loss= and forward="
+        )
+    shape = (count, *output.shape[2:])
+    target = torch.randint(0, output.shape[1], shape, generator=generator).to(output.device)
+    how = f"{count} random inputs with random labels (no data)"
+    return Samples(_mini_batches(inputs, target), functional.cross_entropy, real=False, how=how)
+
+
+def _random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    shape = (count, *x.shape[1:])
+    if x.is_floating_point():
+        return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
+    # Ids: any that the example shows to be valid.
+    flat = x.flatten().cpu()
+    return flat[torch.randint(0, len(flat), shape, generator=generator)].to(x.device)
+
+
+def _mini_batches(inputs: tuple[Tensor, ...], target: Tensor, size: int = MINI_BATCH) -> tuple[Batch, ...]:
+    return tuple(Batch(inputs, target).chunks(size))
+
+
+def samples_of(
+    data: Any, loss: Loss | None = None, forward: Forward | None = None, device: torch.device | None = None
+) -> Samples:
+    """Turn what a Python caller gives into samples.
+
+    Args:
+        data: (inputs, targets) tensors, or an iterable of such pairs; inputs may be a tuple of tensors.
+        loss: (output, target) -> mean loss; cross entropy by default.
+        forward: (network, inputs) -> output that ``loss`` takes.
+        device: where the network is.
+
+    Raises:
+        InputError: there is nothing in it.
+    """
+    pairs = (
+        [data] if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor) else list(data)
+    )
+    batches = [batch for pair in pairs for batch in _pair(pair, device).chunks(MINI_BATCH)]
+    if not batches:
+        raise InputError("data is empty; expected (inputs, targets) tensors or an iterable of such pairs")
+    keywords = {"forward": forward} if forward is not None else {}
+    how = f"{sum(map(len, batches))} of the caller's own inputs"
+    return Samples(tuple(batches), loss or functional.cross_entropy, real=True, how=how, **keywords)
+
+
+def _pair(pair: Any, device: torch.device | None) -> Batch:
+    inputs, target = pair
+    tensors = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    moved = target.to(device) if isinstance(target, Tensor) else target
+    return Batch(tuple(x.to(device) for x in tensors), moved)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from exporters.providers import first_line, open_session, running_provider
+from exporters.runtime import load_onnxruntime
 from exporters.to_onnx import to_onnx
 from exporters.tracker import Tracker
 from structprune.errors import StructpruneError
@@ -47,7 +48,7 @@ def _cuda() -> str:
 
 def _provider(device: str) -> str:
     """Export a small network, run it, and ask the session what ran it."""
-    import onnxruntime
+    onnxruntime = load_onnxruntime()
 
     with TemporaryDirectory(prefix="structprune-") as folder:
         path = Path(folder, "probe.onnx")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from exporters.networks import input_names
+from exporters.runtime import load_onnxruntime
 from structprune.errors import DeviceUnavailableError, InputError, UsageError
 
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -86,7 +87,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> Sessio
 
 
 def _session(path: Path, provider: str, device: str, threads: int) -> Session:
-    import onnxruntime as ort
+    ort = load_onnxruntime()
 
     ort.set_default_logger_severity(FATAL)
     options = ort.SessionOptions()
@@ -158,7 +159,7 @@ def onnx_runner(session: Session, inputs: Sequence[Tensor]) -> Timed:
 
 
 def _bound(session: Session, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
-    import onnxruntime as ort
+    ort = load_onnxruntime()
 
     index = int(session.get_provider_options()[PROVIDERS["cuda"]].get("device_id", 0))
     binding = session.io_binding()

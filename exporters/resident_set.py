@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+from exporters.runtime import load_onnxruntime
+
 
 def peak_resident_set() -> int:
     """Return the largest resident set that this process has had, in bytes.
@@ -34,7 +36,8 @@ def peak_resident_set() -> int:
 def main(file: str, inputs: str, threads: str, runs: str) -> None:
     """Load the file, run it, and print what it took."""
     import numpy as np
-    import onnxruntime as ort
+
+    ort = load_onnxruntime()
 
     options = ort.SessionOptions()
     options.log_severity_level = 4

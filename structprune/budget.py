@@ -24,7 +24,7 @@ from torch import Tensor
 from structprune.channels import ChannelGroup, ChannelGroups
 from structprune.errors import TargetUnreachableError, UsageError
 
-Unit = Literal["nodes", "weights"]
+Unit = Literal["nodes"]
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,8 @@ def _trades(steps: Steps, taken: Taken, left: int) -> Iterator[tuple[int, float,
         for cheaper, row in steps.items():
             returned, loss = 0, head.score
             for k, step in enumerate(reversed(row[: taken[cheaper]]), start=1):
+                if step.score == -math.inf:  # it left in an earlier step of the schedule
+                    break
                 returned, loss = returned + step.cost, loss - step.score
                 if cheaper != dearer and left + returned >= head.cost:
                     yield left + returned - head.cost, loss, dearer, cheaper, k
@@ -273,9 +275,10 @@ def _floor3(fraction: float) -> float:
 
 
 def _check_met(steps: Steps, nodes: int, target: int, removed: int, budget: Budget) -> None:
-    heads = [step.cost for row in steps.values() for step in row]
-    if heads and target - removed >= max(heads):
+    # A group's first step may be smaller than the rest, where its width is no multiple of the alignment.
+    smallest = min((max(step.cost for step in row) for row in steps.values() if row), default=1)
+    if target - removed >= smallest:
         raise TargetUnreachableError(
-            f"nodes {budget.remove:g} can't be met: the nearest is {removed / nodes:.4f}"
-            f"{_settings(budget)}, because channels leave in steps of {min(heads)} to {max(heads)} nodes"
+            f"nodes {budget.remove:g} can't be met to within the smallest step of {smallest} nodes"
+            f"{_settings(budget)}: the nearest is {removed / nodes:.4f}; ask for that"
         )

@@ -42,7 +42,7 @@ def hessian_gradient(terms: Sequence[Term], gates: Gates, along: Gates | None = 
     if len(terms) == 1:  # one graph serves for g and for H g
         first = _grad(terms[0](gates), wrt, create_graph=True)
         return _grad(_dot(_detached(first), first), gates)
-    g = gradient(terms, wrt)
+    g = _sum(_grad(term(gates), wrt) for term in terms)
     return _sum(_grad(_dot(g, _grad(term(gates), wrt, create_graph=True)), gates) for term in terms)
 
 

@@ -35,6 +35,7 @@ from structprune.surgery import shrink, weight_entries, widths
 from structprune.trial import trusted
 
 PROOF_INPUTS = 8
+TRIAL_INPUTS = 3
 
 
 @dataclass
@@ -110,7 +111,8 @@ def _cut(run: _Run) -> _Cut:
     request, clock = run.request, run.clock
     model, example = request.model, request.example
     with clock.step("trace", "finding coupled channels"):
-        groups = trusted(model, channel_groups(model, example), example)
+        few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
+        groups = trusted(model, channel_groups(model, example), few)
     with clock.step("score"):
         plan, scores = choose(
             model, groups, example, request.samples, request.scoring, request.budget, run.say
@@ -269,7 +271,13 @@ def _measured(run: _Run, small: nn.Module) -> Sequence[Measurement]:
         if not request.export:
             pruned = Path(scratch, "pruned.onnx")
             tools.export(copy.deepcopy(small).cpu().float(), example, pruned)
-        measured = tools.measure(request.model, small, request.example, (dense, pruned), run.say)
+        measured = tools.measure(
+            request.model,
+            small,
+            request.example,
+            (dense, pruned),
+            lambda name: run.say(f"measuring {name}"),
+        )
     run.notes.extend(measured.notes)
     return measured.measurements
 

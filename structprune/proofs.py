@@ -237,7 +237,10 @@ def _run_elsewhere(
 ) -> dict[BatchNormMode, list[Tensor]]:
     with tempfile.TemporaryDirectory(prefix="structprune-") as scratch:
         task, answer = Path(scratch, "task.pt"), Path(scratch, "answer.pt")
-        torch.save({"inputs": [x.cpu() for x in inputs], "unpruned": unpruned}, task)
+        # Clones, since a view would be saved with all that it is a view of; a file of Python's own, whose
+        # errors say what is wrong.
+        with task.open("wb") as file:
+            torch.save({"inputs": [x.cpu().clone() for x in inputs], "unpruned": unpruned}, file)
         command = [sys.executable, "-m", "structprune.proofs", str(folder.resolve()), str(task), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
         if done.returncode:

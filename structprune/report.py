@@ -222,7 +222,7 @@ def from_json(text: str) -> Report:
         raise ValueError(f"not a report of schema {SCHEMA}: got schema {got!r}")
     try:
         return _report(raw)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not a report of schema {SCHEMA}: {error}") from error
 
 

@@ -78,7 +78,7 @@ def _random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _mini_batches(inputs: tuple[Tensor, ...], target: Tensor, size: int = MINI_BATCH) -> tuple[Batch, ...]:
-    return tuple(Batch(inputs, target).chunks(size))
+    return tuple(Batch(inputs, target).mini_batches(size))
 
 
 def samples_of(
@@ -98,7 +98,7 @@ def samples_of(
     pairs = (
         [data] if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor) else list(data)
     )
-    batches = [batch for pair in pairs for batch in _pair(pair, device).chunks(MINI_BATCH)]
+    batches = [batch for pair in pairs for batch in _pair(pair, device).mini_batches(MINI_BATCH)]
     if not batches:
         raise InputError("data is empty; expected (inputs, targets) tensors or an iterable of such pairs")
     keywords = {"forward": forward} if forward is not None else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,6 +34,17 @@ class Batch:
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield Batch(tuple(x[part] for x in self.inputs), self.target[part])
+
+    def mini_batches(self, size: int) -> Iterator[Batch]:
+        """Split into mini-batches that can normalise themselves: two samples each at least.
+
+        One sample alone has no variance where maps are 1x1, so a remainder of one joins the last.
+        """
+        size = max(2, size)
+        whole = len(self) - (size + 1 if len(self) > size and len(self) % size == 1 else 0)
+        bounds = [*range(0, whole, size), *([whole] if whole < len(self) else []), len(self)]
+        for start, end in itertools.pairwise(bounds):
+            yield Batch(tuple(x[start:end] for x in self.inputs), self.target[start:end])
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ def shrink(model: nn.Module, groups: ChannelGroups, plan: Plan) -> nn.Module:
     for side in ("producers", "carriers"):
         for name, channels in cuts(groups, plan, side).items():
             _cut_outputs(layers[name], sorted(channels))
+    # A cut makes new parameters, which ask for gradients.
+    for name, parameter in model.named_parameters():
+        small.get_parameter(name).requires_grad_(parameter.requires_grad)
     return small
 
 

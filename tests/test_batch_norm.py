@@ -60,7 +60,7 @@ def forward_of(model: nn.Module) -> Any:
 
 def test_statistics_are_the_mean_over_batches() -> None:
     model = TinyConvBN().double()
-    batches = example(TinyConvBN, 12, torch.float64).split([5, 4, 3])
+    batches = torch.split(example(TinyConvBN, 12, torch.float64), [5, 4, 3])
     taken = take_statistics(model, forward_of(model), batches)
     maps = [model.conv1(x) for x in batches]
     mean = sum(m.mean((0, 2, 3)) for m in maps) / 3
@@ -87,7 +87,7 @@ def test_statistics_do_not_depend_on_those_that_the_network_has() -> None:
     other.load_state_dict(model.state_dict())
     other.bn1.running_mean = torch.full((4,), 7.0)
     other.bn1.momentum = 0.9
-    batches = example(TinyConvBN, 8).split(4)
+    batches = torch.split(example(TinyConvBN, 8), 4)
     first, second = (take_statistics(m, forward_of(m), batches) for m in (model, other))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -96,7 +96,7 @@ def test_statistics_do_not_depend_on_those_that_the_network_has() -> None:
 def test_taking_statistics_leaves_no_trace() -> None:
     model = mixed_modes()
     before = snapshot(model)
-    taken = take_statistics(model, forward_of(model), example(TinyResidualConcat, 8).split(4))
+    taken = take_statistics(model, forward_of(model), torch.split(example(TinyResidualConcat, 8), 4))
     assert changed(before, snapshot(model)) == []
     assert not any(value.requires_grad for value in taken.values())
 
@@ -122,7 +122,7 @@ def test_fresh_statistics_are_those_of_a_new_layer() -> None:
     model = TinyConvBN()
     model.bn1.running_mean = torch.ones(4)
     fresh = fresh_statistics(model)
-    new = {name: buffer for name, buffer in TinyConvBN().named_buffers()}
+    new = dict(TinyConvBN().named_buffers())
     assert fresh.keys() == new.keys()
     assert all(torch.equal(fresh[name], new[name]) for name in new)
 
@@ -130,12 +130,12 @@ def test_fresh_statistics_are_those_of_a_new_layer() -> None:
 def test_a_norm_without_a_counter_is_served() -> None:
     model = TinyConvBN()
     model.bn1.num_batches_tracked = None
-    taken = take_statistics(model, forward_of(model), example(TinyConvBN, 8).split(4))
-    counted = take_statistics(both := TinyConvBN(), forward_of(both), example(TinyConvBN, 8).split(4))
+    taken = take_statistics(model, forward_of(model), torch.split(example(TinyConvBN, 8), 4))
+    counted = take_statistics(both := TinyConvBN(), forward_of(both), torch.split(example(TinyConvBN, 8), 4))
     assert taken["bn1.running_mean"].shape == counted["bn1.running_mean"].shape
     assert model.bn1.num_batches_tracked is None
-    expected = sum(model.conv1(x).mean((0, 2, 3)) for x in example(TinyConvBN, 8).split(4)) / 2
-    torch.testing.assert_close(taken["bn1.running_mean"], expected.detach())
+    means = [model.conv1(x).mean((0, 2, 3)).detach() for x in torch.split(example(TinyConvBN, 8), 4)]
+    torch.testing.assert_close(taken["bn1.running_mean"], (means[0] + means[1]) / 2)
 
 
 def test_a_norm_that_keeps_no_statistics_has_none_to_take() -> None:

@@ -34,7 +34,8 @@ def networks(draw: st.DrawFn, divisors: bool = False) -> list[Row]:
 
 def as_groups(rows: Sequence[Row], protected: int = 0) -> ChannelGroups:
     """Groups with as many producers as a channel costs nodes, and a protected layer."""
-    groups, widths = [], {}
+    groups: list[ChannelGroup] = []
+    widths: dict[str, int] = {}
     for row in rows:
         every = tuple(range(len(row.scores)))
         layers = [f"{row.name}.{i}" for i in range(row.cost)]
@@ -232,13 +233,22 @@ def test_each_block_of_a_divisor_loses_its_own_worst() -> None:
 
 
 def test_aligned_widths_are_multiples_or_the_own_width() -> None:
-    rows = [Row("odd", tuple(map(float, range(20)))), Row("even", tuple(map(float, range(100, 132)))), Row("thin", (0.0,) * 3)]  # fmt: skip
+    rows = [
+        Row("odd", tuple(map(float, range(20)))),
+        Row("even", tuple(map(float, range(100, 132)))),
+        Row("thin", (0.0,) * 3),
+    ]
     groups = as_groups(rows)
-    widths = {
-        target: tuple(sum(mask) for mask in kept(select(as_scores(rows), groups, budget_for(target, groups, align=8))).values())
-        for target in (3, 4, 12, 20, 36)
-    }  # fmt: skip
-    assert widths == {3: (20, 32, 3), 4: (16, 32, 3), 12: (8, 32, 3), 20: (8, 24, 3), 36: (8, 8, 3)}
+
+    def widths(target: int) -> tuple[int, ...]:
+        keep = kept(select(as_scores(rows), groups, budget_for(target, groups, align=8)))
+        return tuple(sum(mask) for mask in keep.values())
+
+    assert widths(3) == (20, 32, 3)
+    assert widths(4) == (16, 32, 3)
+    assert widths(12) == (8, 32, 3)
+    assert widths(20) == (8, 24, 3)
+    assert widths(36) == (8, 8, 3)
 
 
 def test_alignment_and_divisor_go_together() -> None:

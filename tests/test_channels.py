@@ -8,8 +8,10 @@ from structprune.channels import ChannelGroup, ChannelGroups, channel_groups
 from structprune.errors import InputError
 from structprune.report import Protected
 from tests.networks import NETWORKS, TinyConvBN, TinyMLP, TinyResidualConcat, example
-from tests.oracles.layouts import CUTTABLE, REFUSED, Layout, Wired, conv, pooled
+from tests.oracles.cuttable import CUTTABLE
+from tests.oracles.refused import REFUSED
 from tests.oracles.state import changed, snapshot
+from tests.oracles.wiring import Layout, Wired, conv, pooled
 
 
 def groups_of(layout: Layout) -> ChannelGroups:

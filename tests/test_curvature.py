@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from structprune.curvature import exact_arithmetic, gradient, hessian_gradient
 from structprune.gates import Gates
 from structprune.scores import Term
+from tests.oracles.scores import derivative, second_derivative
 from tests.oracles.state import changed, world
 
 
@@ -68,8 +69,8 @@ def test_along_other_variables_the_product_is_that_of_the_mixed_block(split: int
         return (both[:3] * both[3:]).sum() ** 3
 
     point = torch.cat([c["c"], x]).detach()
-    H = torch.autograd.functional.hessian(joint, point)
-    g = torch.autograd.functional.jacobian(joint, point)
+    H = second_derivative(joint, point)
+    g = derivative(joint, point)
     torch.testing.assert_close(got, H[:3, 3:] @ g[3:])
 
 
@@ -99,9 +100,17 @@ def test_gates_get_no_gradient_of_their_own() -> None:
     assert all(gate.grad is None for gate in mine.values())
 
 
-def test_exact_arithmetic_switches_off_what_rounds_and_puts_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """What rounds is on, as a user may have set it."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_exact_arithmetic_switches_off_what_rounds_and_puts_it_back() -> None:
     before = world()
     with exact_arithmetic():
         assert not torch.backends.cuda.matmul.allow_tf32
@@ -123,6 +132,6 @@ def test_attention_has_second_derivatives_under_exact_arithmetic() -> None:
     head = {"head": torch.ones(2, dtype=torch.float64, requires_grad=True)}
     with exact_arithmetic():
         got = hessian_gradient([term], head)["head"]
-        H = torch.autograd.functional.hessian(lambda c: term({"head": c}), head["head"].detach())
-        g = torch.autograd.functional.jacobian(lambda c: term({"head": c}), head["head"].detach())
+        H = second_derivative(lambda c: term({"head": c}), head["head"].detach())
+        g = derivative(lambda c: term({"head": c}), head["head"].detach())
     torch.testing.assert_close(got, H @ g)

@@ -11,8 +11,9 @@ from structprune.channels import ChannelGroups, channel_groups
 from structprune.gates import Gates, gate_channels, gate_weights, input_sizes
 from structprune.layers import ConvTranspose, conv_groups, weighted_layers
 from tests.networks import NETWORKS, TinyConvBN, TinyResidualConcat, example
-from tests.oracles.layouts import CUTTABLE, Layout
+from tests.oracles.cuttable import CUTTABLE
 from tests.oracles.state import changed, snapshot
+from tests.oracles.wiring import Layout
 
 WHERE = {"on weights": False, "on inputs": True}
 each_layout = pytest.mark.parametrize("name", CUTTABLE)

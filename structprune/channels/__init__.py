@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling
 from structprune.channels.tracing import Candidate, candidates
@@ -22,7 +23,6 @@ from structprune.layers import (
     in_width,
     is_depthwise,
     out_width,
-    weight_of,
     weighted_layers,
 )
 from structprune.report import Protected
@@ -108,10 +108,11 @@ def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[s
     if not candidate.consumers:
         return "no layer with weights reads its channels"
     if any(c.layer in tied for c in candidate.couplings):
-        return "a layer that meets its channels shares its weight with another"
+        return "a layer that meets its channels shares its weight with another, or computes it from others"
     if any(max(c.channels) >= width for c, width in _widths(candidate, layers)):
         return "its channels are broadcast to, or mapped into, a layer that has fewer"
-    if any(not _meets_all(c, candidate.size, layers[c.layer]) for c in _grouped(candidate, layers)):
+    grouped = {id(c) for c in _grouped(candidate, layers)}
+    if any(id(c) in grouped and not _meets_all(c, width) for c, width in _widths(candidate, layers)):
         return "a grouped convolution meets only part of its channels"
     if any(_is_lopsided(layers[c.layer]) for c in (*candidate.producers, *candidate.consumers)):
         return "a grouped convolution has one group per output but not one per input"
@@ -119,10 +120,11 @@ def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[s
 
 
 def _tied(layers: Layers) -> set[str]:
-    """Names of the layers whose weight another layer owns too."""
-    weights = {name: id(weight_of(layer)) for name, layer in layers.items() if hasattr(layer, "weight")}
-    owners = Counter(weights.values())
-    return {name for name, weight in weights.items() if owners[weight] > 1}
+    """Names of the layers whose weight another layer owns too, or which compute it from other parameters."""
+    weights = {name: getattr(layer, "weight", None) for name, layer in layers.items()}
+    owners = Counter(id(weight) for weight in weights.values() if weight is not None)
+    computed = {name for name, layer in layers.items() if is_parametrized(layer)}
+    return computed | {name for name, weight in weights.items() if owners[id(weight)] > 1}
 
 
 def _widths(candidate: Candidate, layers: Layers) -> Iterator[tuple[Coupling, int]]:
@@ -137,10 +139,9 @@ def _widths(candidate: Candidate, layers: Layers) -> Iterator[tuple[Coupling, in
             yield c, int(layer.num_parameters)
 
 
-def _meets_all(coupling: Coupling, size: int, layer: nn.Module) -> bool:
-    """Tell whether a grouped conv reads or writes just these channels, in their own order."""
-    every = tuple(range(size))
-    return coupling.channels == coupling.gates == every and size in (in_width(layer), out_width(layer))
+def _meets_all(coupling: Coupling, width: int) -> bool:
+    """Tell whether a grouped conv, that wide on this side, meets just these channels in their own order."""
+    return coupling.channels == coupling.gates == tuple(range(width))
 
 
 def _is_lopsided(layer: nn.Module) -> bool:

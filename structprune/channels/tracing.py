@@ -89,15 +89,17 @@ def candidates(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Candidate]:
         InputError: the network can't be traced.
     """
     names = {module: name for name, module in model.named_modules()}
-    traced = _trace(model, inputs)
+    try:  # inputs that ask for a gradient show where channels meet the input itself, in a residual sum say
+        traced = _trace(model, inputs, show_inputs=True)
+    except InputError:  # a concatenation with such an input is more than torch-pruning can take
+        traced = _trace(model, inputs, show_inputs=False)
     return [_read(items, names, traced) for items in traced.groups]
 
 
-def _trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Trace:
+def _trace(model: nn.Module, inputs: tuple[Tensor, ...], show_inputs: bool) -> _Trace:
     import torch_pruning
 
-    # Inputs that ask for a gradient show where channels meet the input itself, in a residual sum say.
-    leaves = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs)
+    leaves = tuple(x.detach().clone().requires_grad_(show_inputs and x.is_floating_point()) for x in inputs)
     makers: dict[Any, nn.Module] = {}
     ends: set[Any] = set()
 

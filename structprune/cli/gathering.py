@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import Scoring, is_trained
 from structprune.cli import inputs
 from structprune.environment import device_named
 from structprune.samples import Samples
 from structprune.tasks import ImageSet
+from structprune.trial import trusted
 
 Say = Callable[[str], None]
 Asked = Mapping[str, Any]
@@ -54,6 +56,11 @@ def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Netwo
     """Read the network that the options name."""
     names = ("arch", "pretrained", "trust_pickle", "classes", "input_size", "device", "seed")
     return inputs.read_network(asked["network"], **_chosen(asked, names), images=images, say=say)
+
+
+def groups_of(network: inputs.Network) -> ChannelGroups:
+    """Find the channels that leave together, as ``compress`` does: those that a trial cut bears out."""
+    return trusted(network.model, channel_groups(network.model, network.example), network.example)
 
 
 def check_early(asked: Asked) -> None:

@@ -28,7 +28,7 @@ from structprune.tasks.classification import loss
 from structprune.training import evaluate, finetune
 
 Say = Callable[[str], None]
-EXAMPLES = 2
+EXAMPLES = 3
 
 
 @dataclass(frozen=True)

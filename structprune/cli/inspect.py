@@ -29,13 +29,12 @@ def inspect(
     asked = dict(locals())
     check(asked)
     from structprune.budget import Budget, reachable
-    from structprune.channels import channel_groups
-    from structprune.cli.gathering import read
+    from structprune.cli.gathering import groups_of, read
 
     with shell.speaking(quiet) as say:
         found = read(asked, say)
         say("finding coupled channels")
-        groups = channel_groups(found.model, found.example)
+        groups = groups_of(found)
     most = reachable(groups, Budget(0.0, "nodes", floor, align))
     if json:
         shell.print_json(_document(found, groups, most))

@@ -98,4 +98,7 @@ Seconds = Annotated[
     float, typer.Option("--energy-seconds", help="Time in which the energy of each network is taken.")
 ]
 Force = Annotated[bool, flag("--force", help="Replace a result folder of ours that is already there.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Result folder.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Result folder. Default: NAME-nodes0.89 here."),
+]

@@ -39,5 +39,7 @@ def staged_file(path: Path) -> Iterator[Path]:
             # In reverse, model.onnx.data is there before the model.onnx that needs it.
             for made in sorted(Path(stage).iterdir(), reverse=True):
                 made.replace(path.with_name(made.name))
+    except FileNotFoundError as error:  # what /proc answers
+        raise OutputError(f"{path} can't be written: nothing can be made in {path.parent}") from error
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror or error}") from error

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from structprune.channels import channel_groups
 from structprune.choose import score
 from structprune.cli import shell
-from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather
+from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, groups_of
 from structprune.cli.output_file import check_file, staged_file
 from structprune.pipeline import check_finite
 from structprune.render import Table
@@ -39,7 +38,7 @@ def _scored(given: Gathered, say: Say) -> dict[str, Any]:
     model = given.network.model
     check_finite(model)
     say("finding coupled channels")
-    groups = channel_groups(model, given.network.example)
+    groups = groups_of(given.network)
     say("scoring")
     scores = score(model, groups, given.samples, given.scoring)
     return {

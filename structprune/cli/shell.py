@@ -33,7 +33,9 @@ MISUSE: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def prepare() -> None:
-    """Let a signal end the process like an error does, and no character that it prints."""
+    """Let a signal end the process as an error does, no character end it at all, and nothing phone home."""
+    # ONNX Runtime reports to its makers from version 1.31 on, unless this is set before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
@@ -81,13 +83,14 @@ def fail(sentence: str, code: int) -> NoReturn:
     """Say what went wrong, and end."""
     from rich.text import Text
 
-    console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", sentence), soft_wrap=True)
+    in_one_line = " ".join(sentence.split())
+    console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", in_one_line), soft_wrap=True)
     sys.exit(code)
 
 
 def misused(error: Exception) -> str:
     """Return what the parser says about options that it can't read, as one sentence."""
-    message: str = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    message: str = error.format_message().rstrip(".?")  # type: ignore[attr-defined]
     command = getattr(getattr(error, "ctx", None), "command_path", "structprune")
     return f"{message[:1].lower()}{message[1:]}; see {command} --help"
 
@@ -142,7 +145,7 @@ def print_json(document: Any) -> None:
 
 def print_line(text: str) -> None:
     """Print a sentence on stdout."""
-    console().print(text)
+    console().print(text, soft_wrap=True)
 
 
 def print_table(table: Table, transposed: bool = False) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from structprune.gates import GatedModel
-from structprune.layers import ConvTranspose
+from structprune.layers import ConvTranspose, conv_groups
 from structprune.scores import Sampling, Scores, finished, per_channel
 
 
@@ -24,12 +24,14 @@ def magnitude(gated: GatedModel, sampling: Sampling) -> Scores:
     for name, shape in gated.shapes.items():
         sums, counts = torch.zeros(shape, dtype=next(iter(weights.values())).dtype), torch.zeros(shape)
         for layer, channels, gates in gated.producers[name]:
-            norms = _filter_norms(weights[f"{layer}.weight"], isinstance(layers[layer], ConvTranspose))
+            norms = _filter_norms(weights[f"{layer}.weight"], layers[layer])
             sums.index_add_(0, torch.tensor(gates), norms[list(channels)])
             counts.index_add_(0, torch.tensor(gates), torch.ones(len(gates)))
         values[name] = sums / counts.clamp(min=1)
     return finished(values, "magnitude")
 
 
-def _filter_norms(w_OIkk: Tensor, transposed: bool) -> Tensor:
-    return per_channel((w_OIkk.transpose(0, 1) if transposed else w_OIkk).abs()).cpu()
+def _filter_norms(weight: Tensor, layer: nn.Module) -> Tensor:
+    if isinstance(layer, ConvTranspose):  # (I, O / G, k, k): each conv group has its own inputs
+        weight = torch.unflatten(weight, 0, (conv_groups(layer), -1)).transpose(1, 2).flatten(0, 1)
+    return per_channel(weight.abs()).cpu()

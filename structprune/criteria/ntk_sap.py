@@ -69,7 +69,7 @@ def _draws(sampling: Sampling) -> Iterator[Batch]:
     """Split the samples into mini-batches, at least ``draws`` of them."""
     size = max(1, sampling.samples // sampling.draws)
     for batch in sampling.batches:
-        yield from batch.chunks(min(size, len(batch)))
+        yield from batch.mini_batches(size)
 
 
 def _noise(batch: Batch, generator: torch.Generator) -> Batch:

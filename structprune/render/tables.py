@@ -53,7 +53,8 @@ def _column(row: Measurement) -> tuple[str, str, str, str]:
     runtime = "" if row.runtime == "none" else f" {row.runtime}"
     batch = "" if row.batch is None or row.name != "batch_time" else f", batch {row.batch}"
     ratio = "" if row.ratio is None else f"{row.ratio.value:.3g}x ({row.ratio.low:.3g}-{row.ratio.high:.3g})"
-    head = f"{row.name.replace('_', ' ')}{runtime}{batch} [{row.unit}]"
+    per = " per 1,000 inferences" if row.name in ("energy", "emissions") else ""
+    head = f"{row.name.replace('_', ' ')}{per}{runtime}{batch} [{row.unit}]"
     return head, _figure(row.dense.median), _figure(row.pruned.median), ratio
 
 

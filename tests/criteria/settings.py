@@ -14,7 +14,7 @@ from structprune.channels import channel_groups
 from structprune.gates import GatedModel, gate_channels, gate_weights
 from structprune.layers import batch_norms, weighted_layers
 from structprune.scores import Accumulate, Batch, Sampling, Scores
-from tests.networks import CLASSES, NETWORKS, Tiny, example
+from tests.networks import CLASSES, NETWORKS, example
 from tests.oracles.forward import FORWARDS, GATES
 from tests.oracles.scores import Setting
 
@@ -52,7 +52,8 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 def samples(name: str, sizes: tuple[int, ...] = SIZES, dtype: torch.dtype = torch.float64) -> list[Batch]:
     x = example(NAMES[name], sum(sizes)).to(dtype)  # the same numbers in every precision
     labels = torch.randint(CLASSES, (sum(sizes),), generator=torch.Generator().manual_seed(3))
-    return [Batch((part,), y) for part, y in zip(x.split(sizes), labels.split(sizes), strict=True)]
+    parts = zip(torch.split(x, list(sizes)), torch.split(labels, list(sizes)), strict=True)
+    return [Batch((part,), y) for part, y in parts]
 
 
 def sampling(
@@ -112,7 +113,7 @@ def end_to_end(scores: Scores, over: GatedModel, setting: Setting) -> Tensor:
 
 
 def in_order(over: GatedModel, gates: Mapping[str, torch.Size]) -> list[str]:
-    """For every gate of an oracle, the name that the gated model has for it: by a layer that it stands for."""
+    """Name the gates of the gated model in the order of the oracle's, by a layer that they stand for."""
     if not over.producers:
         return list(gates)
     owner = {layer: key for key, rows in over.producers.items() for layer, _, _ in rows}

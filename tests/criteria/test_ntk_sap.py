@@ -7,11 +7,13 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from structprune.batch_norm import BatchNormMode
+from structprune.channels import channel_groups
 from structprune.criteria import ntk_sap
-from structprune.scores import Sampling
+from structprune.gates import gate_channels, gate_weights
+from structprune.scores import Batch, Sampling
 from tests.criteria.settings import KINDS, NAMES, Kind, by_hand, end_to_end, gated, network, sampling
 from tests.criteria.test_oracles import assert_same
 from tests.oracles import scores as oracle
@@ -22,7 +24,7 @@ Inputs = Literal["noise", "data"]
 
 def draws(taken_on: Sampling, size: int) -> list[Tensor]:
     """The inputs of each draw: mini-batches, cut where they are larger than ``size``."""
-    return [part for batch in taken_on.batches for part in batch.inputs[0].split(size)]
+    return [part for batch in taken_on.batches for part in torch.split(batch.inputs[0], size)]
 
 
 @pytest.mark.parametrize("inputs", ["noise", "data"])
@@ -42,7 +44,7 @@ def test_scores_with_statistics_of_the_batch_are_those_of_brute_force(name: str,
 def check(name: str, kind: Kind, weights: Weights, inputs: Inputs, batch_norm: BatchNormMode) -> None:
     model = network(name)
     over = gated(name, model, kind)
-    taken_on = sampling(name, model, batch_norm=batch_norm, draws=4)  # 9 samples: 2 a draw
+    taken_on = sampling(name, model, batch_norm=batch_norm, sizes=(4, 4, 2), draws=5)  # 2 samples a draw
     setting = by_hand(name, model, kind, taken_on)
     slow = oracle.ntk_sap(
         setting, draws(taken_on, 2), taken_on.seed, redraw=weights == "redraw", noise=inputs == "noise"
@@ -56,7 +58,7 @@ def check(name: str, kind: Kind, weights: Weights, inputs: Inputs, batch_norm: B
 def test_scores_in_float32_are_close(name: str, weights: Weights) -> None:
     single, double = network(name, torch.float32), network(name)
     over = gated(name, single, "channels")
-    taken_on = sampling(name, double, draws=4)
+    taken_on = sampling(name, double, sizes=(4, 4, 2), draws=5)
     setting = by_hand(name, double, "channels", taken_on)
     slow = oracle.ntk_sap(
         setting,
@@ -66,7 +68,7 @@ def test_scores_in_float32_are_close(name: str, weights: Weights) -> None:
         noise=True,
         drawn_in=torch.float32,
     )
-    got = ntk_sap(over, sampling(name, single, draws=4), weights=weights, inputs="noise")
+    got = ntk_sap(over, sampling(name, single, sizes=(4, 4, 2), draws=5), weights=weights, inputs="noise")
     flat = end_to_end(got, over, setting)
     assert float((flat.double() - slow).abs().max()) < 1e-3 * float(slow.max())
 
@@ -90,11 +92,18 @@ def test_a_trained_network_without_data_keeps_its_weights_and_gets_noise() -> No
     assert all(torch.equal(default.values[key], named.values[key]) for key in over.shapes)
 
 
-def test_integer_inputs_are_kept_where_noise_is_asked_for() -> None:
-    embedding = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Linear(4, 5), torch.nn.Linear(5, 2))
-    from structprune.gates import gate_weights
-    from structprune.scores import Batch
+@pytest.mark.parametrize(("sizes", "draws"), [((3,), 2), ((3,), 3), ((5,), 2), ((4, 3), 2)])
+def test_a_draw_is_never_of_one_sample_alone(sizes: tuple[int, ...], draws: int) -> None:
+    # One sample has no variance where the maps that are normalised are 1x1.
+    model = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    over = gate_channels(model, channel_groups(model, torch.zeros(2, 3, 8, 8)), {})
+    taken_on = sampling("TinyConvBN", network("TinyConvBN", torch.float32), sizes=sizes, draws=draws)
+    scores = ntk_sap(over, replace(taken_on, statistics=None), weights="redraw", inputs="noise")
+    assert float(scores.values["0"].max()) > 0
 
+
+def test_integer_inputs_are_kept_where_noise_is_asked_for() -> None:
+    embedding = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 5), nn.Linear(5, 2))
     tokens = Batch((torch.arange(6).reshape(3, 2),), torch.zeros(3, 2, dtype=torch.long))
     taken_on = replace(sampling("TinyMLP", network("TinyMLP")), batches=(tokens,), statistics=None)
     got = ntk_sap(gate_weights(embedding), taken_on)

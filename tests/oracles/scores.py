@@ -85,7 +85,7 @@ def snip(setting: Setting, how: str) -> Tensor:
 def crop(setting: Setting, how: str) -> Tensor:
     """|H g| of the gates, with the whole Hessian."""
     c = setting.open
-    return summed(setting, how, lambda loss: hessian(loss, c) @ derivative(loss, c))
+    return summed(setting, how, lambda loss: second_derivative(loss, c) @ derivative(loss, c))
 
 
 def crop_gradflow(setting: Setting, how: str) -> Tensor:
@@ -100,7 +100,7 @@ def crop_gradflow(setting: Setting, how: str) -> Tensor:
         def loss(joint: Tensor, unit: Sequence[Samples] = unit) -> Tensor:
             return mean_loss(setting, unit, joint[:C], {**setting.values, **split(joint[C:], shapes)})
 
-        scores.append(hessian(loss, both)[:C, C:] @ derivative(loss, both)[C:])
+        scores.append(second_derivative(loss, both)[:C, C:] @ derivative(loss, both)[C:])
     return strength(scores, how)
 
 
@@ -124,8 +124,15 @@ def strength(scores: Sequence[Tensor], how: str) -> Tensor:
 
 
 def derivative(scalar: Scalar, at: Tensor) -> Tensor:
-    gradient: Tensor = jacobian(scalar, at)
+    """The gradient, (n,)."""
+    gradient: Tensor = jacobian(scalar, at)  # type: ignore[no-untyped-call]
     return gradient
+
+
+def second_derivative(scalar: Scalar, at: Tensor) -> Tensor:
+    """The whole Hessian, (n, n)."""
+    matrix: Tensor = hessian(scalar, at)  # type: ignore[no-untyped-call]
+    return matrix
 
 
 def central_difference(scalar: Scalar, at: Tensor, step: float = 1e-5) -> Tensor:
@@ -190,7 +197,7 @@ def ntk_sap(
 
 
 def distance(setting: Setting, start: Values, end: Values, z: Tensor, norm: Normalise) -> Scalar:
-    def J(c: Tensor) -> Tensor:
+    def J(c: Tensor) -> Tensor:  # noqa: N802
         squares = []
         for one in z:
             apart = setting.output(c, start, one[None], norm) - setting.output(c, end, one[None], norm)

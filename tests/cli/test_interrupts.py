@@ -1,0 +1,55 @@
+"""Signals in the middle of the work, and readers that go away."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import contents, environment
+
+# Draws for hours.
+LONG = ("compress", "structprune:mlp", "--nodes", "0.3", "--draws", "1000000")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "error: interrupted; nothing was written\n"),
+        (signal.SIGTERM, 143, ""),
+        (signal.SIGHUP, 129, ""),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_a_signal_while_it_scores(number: signal.Signals, code: int, said: str, here: Path) -> None:
+    before = contents(here)
+    command = [sys.executable, "-m", "structprune", *LONG]
+    with subprocess.Popen(
+        command, cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stderr is not None
+            next(line for line in running.stderr if line == "- scoring\n")
+            assert contents(here) != before  # the folder in which the result is made
+            running.send_signal(number)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, out, err) == (code, "", said)
+    assert contents(here) == before
+
+
+def test_a_reader_that_goes_away(here: Path) -> None:
+    command = [sys.executable, "-m", "structprune", "methods"]
+    with subprocess.Popen(
+        command, cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        err = running.stderr.read()
+    assert running.returncode == 1
+    assert err == b""

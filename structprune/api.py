@@ -19,11 +19,13 @@ from structprune.checkpoint import staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
 from structprune.criteria import DEFAULT
+from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
 from structprune.samples import DEFAULT_SAMPLES, Forward, Loss, Samples, random_samples, samples_of
 from structprune.scores import Accumulate, Scores
 from structprune.sources.architecture import Architecture
+from structprune.trial import trusted
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,9 @@ def score(
     known, _ = is_trained(model, False, False, trained)
     chosen = _samples(model, example, data, loss, forward, samples, seed)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed)
-    return score_channels(model, channel_groups(model, example), chosen, scoring)
+    few = tuple(x[:TRIAL_INPUTS] for x in chosen.batches[0].inputs)
+    groups = trusted(model, channel_groups(model, example), few)
+    return score_channels(model, groups, chosen, scoring)
 
 
 def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

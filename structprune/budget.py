@@ -7,7 +7,9 @@ Nothing here touches a network. The rules, in the order in which they matter:
    the worst of each block together.
 3. Steps leave from the worst mean score to the best; ties go by (group, channel), never by comparison
    with a threshold.
-4. A step that costs more nodes than are left is passed over, and cheaper ones fill the remainder.
+4. Every group gives up one step, its worst, where these steps together are a small part of the target:
+   a layer that nothing is taken from is then a layer that can't be cut, and the report says why.
+5. A step that costs more nodes than are left is passed over, and cheaper ones fill the remainder.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from structprune.channels import ChannelGroup, ChannelGroups
 from structprune.errors import TargetUnreachableError, UsageError
 
 Unit = Literal["nodes"]
+_SMALL_PART = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,15 @@ class Budget:
         unit: of what.
         floor: the fraction of its width that every group keeps at least; never less than one channel.
         align: widths become multiples of it, or stay as they are.
+        every_group: whether every group gives up at least one step, where these together take no more than
+            a tenth of the target; without it a layer may stay whole by its scores.
     """
 
     remove: float
     unit: Unit = "nodes"
     floor: float = 0.02
     align: int = 1
+    every_group: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.remove < 1.0:
@@ -107,9 +113,9 @@ def select(scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget) 
     target = round(budget.remove * groups.nodes)
     steps = {group.name: tuple(removal_steps(group, scores[group.name], budget)) for group in groups}
     _check_reachable(groups, steps, target, budget)
-    taken = _swap(steps, _fill(steps, target), target)
+    first = _one_of_each(steps, target) if budget.every_group else dict.fromkeys(steps, 0)
+    taken = _swap(steps, _fill(steps, first, target), target)
     removed = _removed(steps, taken)
-    _check_met(steps, groups.nodes, target, removed, budget)
     return Plan(_keep(groups, steps, taken), budget, removed / max(groups.nodes, 1))
 
 
@@ -163,17 +169,24 @@ Taken = dict[str, int]
 """How many of a group's steps leave; they leave in the group's own order."""
 
 
-def _fill(steps: Steps, target: int) -> Taken:
-    """Take steps from the worst on while they fit.
+def _one_of_each(steps: Steps, target: int) -> Taken:
+    """Take the worst step of every group, if these are a small part of the target; else none."""
+    first = {name: min(1, len(row)) for name, row in steps.items()}
+    return first if _removed(steps, first) <= _SMALL_PART * target else dict.fromkeys(steps, 0)
+
+
+def _fill(steps: Steps, first: Taken, target: int) -> Taken:
+    """Take more steps, from the worst on, while they fit.
 
     A step enters the queue when its predecessor is taken. Means grow within a group, so the queue yields
     the order of one global sort.
     """
     names = list(steps)
-    queue = [(steps[name][0].score, i, 0) for i, name in enumerate(names) if steps[name]]
+    taken = dict(first)
+    left = target - _removed(steps, taken)
+    heads = [(i, taken[name]) for i, name in enumerate(names) if taken[name] < len(steps[name])]
+    queue = [(steps[names[i]][position].score, i, position) for i, position in heads]
     heapq.heapify(queue)
-    taken = dict.fromkeys(names, 0)
-    left = target
     while queue:
         _, i, position = heapq.heappop(queue)
         row = steps[names[i]]
@@ -272,13 +285,3 @@ def _settings(budget: Budget) -> str:
 def _floor3(fraction: float) -> float:
     """Round down, so that the range that is named can itself be asked for."""
     return math.floor(fraction * 1000) / 1000
-
-
-def _check_met(steps: Steps, nodes: int, target: int, removed: int, budget: Budget) -> None:
-    # A group's first step may be smaller than the rest, where its width is no multiple of the alignment.
-    smallest = min((max(step.cost for step in row) for row in steps.values() if row), default=1)
-    if target - removed >= smallest:
-        raise TargetUnreachableError(
-            f"nodes {budget.remove:g} can't be met to within the smallest step of {smallest} nodes"
-            f"{_settings(budget)}: the nearest is {removed / nodes:.4f}; ask for that"
-        )

@@ -244,7 +244,7 @@ def _run_elsewhere(
         command = [sys.executable, "-m", "structprune.proofs", str(folder.resolve()), str(task), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1].partition(": ")[2] or "no message"
             raise ProofFailedError(f"the result can't be loaded in a fresh process: {last}")
         answers: dict[BatchNormMode, list[Tensor]] = torch.load(answer, weights_only=True)
         return answers

@@ -57,7 +57,7 @@ def kept(plan: Plan) -> dict[str, list[bool]]:
 
 def budget_for(target: int, groups: ChannelGroups, floor: float = 0.02, align: int = 1) -> Budget:
     """The budget that asks for just so many nodes."""
-    return Budget(target / groups.nodes, floor=floor, align=align)
+    return Budget(target / groups.nodes, floor=floor, align=align, every_group=False)
 
 
 fractions = st.floats(0, 0.999)
@@ -315,3 +315,15 @@ def test_the_scores_stay_as_they_are() -> None:
     scores = as_scores(rows)
     select(scores, as_groups(rows), Budget(0.5))
     assert scores["a"].tolist() == [3.0, 1.0, 2.0]
+
+
+def test_every_group_gives_up_its_worst_channel_where_that_is_a_small_part() -> None:
+    rows = [Row("narrow", (9.0, 8.0, 9.5)), Row("wide", tuple(i / 100 for i in range(60)))]
+    groups, scores = as_groups(rows), as_scores(rows)
+    everywhere = select(scores, groups, Budget(0.5))
+    assert everywhere.keep["narrow"].tolist() == [True, False, True]
+    by_score = select(scores, groups, Budget(0.5, every_group=False))
+    assert by_score.keep["narrow"].tolist() == [True, True, True]
+    assert everywhere.reached == by_score.reached
+    # One channel of each would be all of this target, so the scores alone decide.
+    assert select(scores, groups, Budget(2 / 63)).keep["narrow"].all()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import tempfile
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from structprune.cli import main
-from tests.cli.command import Command, Finished
-from tests.cli.networks import TINY
+from tests.cli.command import Command, Finished, in_own_process
+from tests.cli.networks import QUICK, TINY
 
 
 @pytest.fixture
@@ -28,7 +29,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.chdir(folder)
     yield folder
+    sys.modules.pop("tiny", None)
     assert list(scratch.iterdir()) == []
+
+
+@pytest.fixture(scope="session")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result folder, to be copied: half of a multi-layer perceptron."""
+    folder = tmp_path_factory.mktemp("halved")
+    in_own_process(folder, "compress", "structprune:mlp", "--nodes", 0.5, *QUICK, "-o", "result").done()
+    return folder / "result"
+
+
+@pytest.fixture
+def result(halved: Path, here: Path) -> Path:
+    """A result folder in the working folder."""
+    return shutil.copytree(halved, here / "result")
 
 
 @pytest.fixture

@@ -9,8 +9,22 @@ import torch
 
 from structprune.models import mlp
 
-TINY = """
+TINY = '''
 from torch import nn
+
+
+class FixedWidth(nn.Module):
+    """The width of its first layer is written into the code, where no graph sees it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(192, 8)
+        self.conv = nn.Conv2d(8, 6, 1)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x):
+        maps = self.first(x.flatten(1)).relu().view(-1, 8, 1, 1)
+        return self.last(self.conv(maps).relu().flatten(1))
 
 
 def network():
@@ -24,7 +38,7 @@ def network():
         nn.Flatten(),
         nn.Linear(12, 4),
     )
-"""
+'''
 """Of the module ``tiny`` in the working folder: 20 nodes that can go."""
 
 QUICK = ("--score", "magnitude", "--no-export", "--no-measure")

@@ -19,12 +19,6 @@ from tests.cli.command import Command, contents
 from tests.cli.networks import QUICK, save_mlp
 
 
-@pytest.fixture
-def result(cli: Command, here: Path) -> Path:
-    cli("compress", "structprune:mlp", "--nodes", 0.5, *QUICK, "-o", "result").done()
-    return here / "result"
-
-
 def _in_plan(change: Callable[[Any], object]) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
         path = folder / "plan.json"
@@ -118,14 +112,23 @@ def test_a_network_of_the_users_own(cli: Command, here: Path) -> None:
     # The folder names the factory, but only the user's word gets it imported.
     cli("inspect", "result").refused(5, "tiny:network")
     assert cli("inspect", "result", "--arch", "tiny:network", "--json").done().document["nodes"] == 10
+    beside = ("measure", "tiny:network", "result", "--arch", "tiny:network", *size)
+    rows = cli(*beside, "--energy-seconds", 0.1, "--measure-batch", 1, "--json").done().document["networks"]
+    assert [row["model"] for row in rows] == ["network", "result"]
 
 
 def test_a_whole_pickled_network(cli: Command, here: Path) -> None:
     from torchvision.models import resnet18
 
     torch.save(resnet18(num_classes=10), here / "whole.pt")
-    document = cli("inspect", "whole.pt", "--input-size", 3, 32, 32, "--json").done().document
-    assert (document["nodes"], document["model"]) == (4800, "whole")
+    run = ("compress", "whole.pt", "--nodes", 0.89, "--input-size", 3, 32, 32)
+    document = cli(*run, *QUICK, "--json").done().document
+    assert (document["model"], document["nodes"]["before"]) == ("whole", 4800)
+    assert document["nodes"]["removed"] == pytest.approx(0.89, abs=0.002)
+    untouched = {layer for layer, (before, after) in document["widths"].items() if before == after}
+    assert untouched == {row["layer"] for row in document["protected"]} == {"fc"}
+    small = structprune.load(here / "whole-nodes0.89")
+    assert sum(p.numel() for p in small.parameters()) == document["parameters"]["after"]
 
 
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
@@ -134,7 +137,10 @@ def test_a_state_dict(wrap: Callable[[Any], Any], cli: Command, here: Path) -> N
     assert cli("inspect", "good.pt", "--json").done().document["nodes"] == 256
 
 
-def test_a_state_dict_of_the_users_own_network(cli: Command, here: Path) -> None:
+def test_a_state_dict_of_the_users_own_network(
+    cli: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(here)
     import tiny  # type: ignore[import-not-found]
 
     torch.save(tiny.network().state_dict(), here / "own.pt")

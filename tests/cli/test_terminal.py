@@ -61,10 +61,10 @@ def test_a_narrow_terminal(here: Path) -> None:
 
 @pytest.mark.parametrize(("extra", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_an_error_in_a_terminal(extra: dict[str, str], coloured: bool, here: Path) -> None:
-    code, shown = _in_terminal(here, "inspect", "missing.pt", **extra)
-    assert code == 1
+    code, shown = _in_terminal(here, "compress", "resnet18", "--nodes", "2", **extra)
+    assert code == 2
     assert ("\x1b[1;31merror:" in shown) == coloured
-    assert "there is no file missing.pt" in shown
+    assert "--nodes 2: expected a fraction" in shown
 
 
 def test_a_narrow_pipe(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:

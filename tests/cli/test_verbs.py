@@ -14,7 +14,7 @@ import structprune
 from structprune.criteria import CRITERIA
 from structprune.methods import METHODS
 from tests.cli.command import Command, contents, in_own_process
-from tests.cli.networks import QUICK, save_images, save_mlp
+from tests.cli.networks import save_images, save_mlp
 
 TINY = ("tiny:network", "--input-size", 3, 8, 8)
 
@@ -37,6 +37,13 @@ def test_inspect_says_what_it_assumed(cli: Command) -> None:
     shown = cli("inspect", "tiny:network").done()
     assert "Note: input size assumed 3 x 224 x 224" in shown.out
     assert "- input size assumed 3 x 224 x 224" in shown.err
+
+
+def test_inspect_tries_what_the_graph_says(cli: Command) -> None:
+    document = cli("inspect", "tiny:FixedWidth", *TINY[1:], "--json").done().document
+    assert [group["name"] for group in document["groups"]] == ["conv"]
+    assert document["protected"][0]["layer"] == "first"
+    assert list(cli("score", "tiny:FixedWidth", *TINY[1:], "--json").done().document["scores"]) == ["conv"]
 
 
 def test_inspect_knows_alignment_and_floor(cli: Command) -> None:
@@ -71,25 +78,23 @@ def test_score_on_data(cli: Command, here: Path) -> None:
     assert {name: len(row) for name, row in document["scores"].items()} == {"1": 128, "3": 128}
 
 
-def test_export(cli: Command, here: Path) -> None:
-    cli("compress", "structprune:mlp", "--nodes", 0.5, *QUICK, "-o", "small").done()
-    document = cli("export", "small", "--opset", 17, "--json").done().document
-    assert (document["file"], document["proof"]["passed"]) == ("small.onnx", True)
-    assert cli("export", "small", "-o", "again.onnx").done().out.startswith("again.onnx: proof onnx passed")
-    session = ort.InferenceSession(here / "small.onnx", providers=["CPUExecutionProvider"])
+def test_export(result: Path, cli: Command, here: Path) -> None:
+    document = cli("export", "result", "--opset", 17, "--json").done().document
+    assert (document["file"], document["proof"]["passed"]) == ("result.onnx", True)
+    assert cli("export", "result", "-o", "again.onnx").done().out.startswith("again.onnx: proof onnx passed")
+    session = ort.InferenceSession(here / "result.onnx", providers=["CPUExecutionProvider"])
     x = torch.randn(3, 1, 28, 28)
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
-        expected = structprune.load(here / "small")(x)
+        expected = structprune.load(result)(x)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_measure(cli: Command) -> None:
-    cli("compress", "structprune:mlp", "--nodes", 0.8, *QUICK, "-o", "small").done()
+def test_measure(result: Path, cli: Command) -> None:
     options = ("--energy-seconds", 0.2, "--measure-batch", 4)
-    document = cli("measure", "structprune:mlp", "small", *options, "--json").done().document
+    document = cli("measure", "structprune:mlp", "result", *options, "--json").done().document
     dense, small = document["networks"]
-    assert (dense["model"], small["model"]) == ("mlp", "small")
+    assert (dense["model"], small["model"]) == ("mlp", "result")
     names = [row["name"] for row in small["measurements"]]
     assert [row["name"] for row in dense["measurements"]] == names
     assert set(names) == {"flops", "disk", "batch_time", "memory", "energy", "emissions"}
@@ -106,10 +111,8 @@ def test_measure_side_by_side(cli: Command) -> None:
     assert "per 1,000 inferences [J]" in shown.out
 
 
-def test_report(cli: Command, here: Path) -> None:
-    run = ("compress", "structprune:mlp", "--nodes", 0.5, *QUICK, "-o", "result")
-    cli(*run).done()
-    text = (here / "result" / "report.json").read_text()
+def test_report(result: Path, cli: Command) -> None:
+    text = (result / "report.json").read_text()
     assert cli("report", "result", "--json").done().out == text
     assert cli("report", "result/report.json", "--json").done().out == text
     shown = cli("report", "result").done().out

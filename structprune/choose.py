@@ -12,7 +12,7 @@ from structprune.batch_norm import evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.criteria import DEFAULT, named
-from structprune.errors import UsageError
+from structprune.errors import InputError, UsageError
 from structprune.gates import GatedModel, gate_channels, input_sizes
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
@@ -104,7 +104,22 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
     )
     if not scoring.trained and sampling.batch_norm == "fixed":
         sampling = replace(sampling, statistics=_statistics(gated, sampling))
-    return fuse([criterion(gated, sampling) for criterion in named(scoring.score)])
+    found = [criterion(gated, sampling) for criterion in named(scoring.score)]
+    for scores in found:
+        _check(scores, groups)
+    return fuse(found)
+
+
+def _check(scores: Scores, groups: ChannelGroups) -> None:
+    """Refuse what a criterion, perhaps a plug-in's, must not give."""
+    for group in groups:
+        values = scores.values.get(group.name)
+        if values is None or values.shape != (group.size,) or not torch.isfinite(values).all():
+            got = "nothing" if values is None else f"{tuple(values.shape)}, or values that are not finite,"
+            raise InputError(
+                f"the criterion {scores.criterion!r} gives {got} for {group.name}; "
+                f"expected one finite score for each of its {group.size} channels"
+            )
 
 
 def choose(

@@ -268,3 +268,13 @@ def test_errors_that_are_not_the_disks_pass_through(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), staged_folder(tmp_path / "result") as folder:
         (folder / "nowhere" / "file").write_text("")
     assert _names(tmp_path) == []
+
+
+def test_a_result_is_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with staged_folder(tmp_path / "result") as folder:
+        private = folder / "model.safetensors"
+        private.write_text("")
+        private.chmod(0o600)
+    written = (tmp_path / "result" / "model.safetensors").stat()
+    assert written.st_mode == (tmp_path / "plain").stat().st_mode

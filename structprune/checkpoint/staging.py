@@ -76,6 +76,7 @@ def staged_folder(target: Path, force: bool = False) -> Iterator[Path]:
             stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:64]}.new-"))
             _open_to_readers(stage)
             yield stage
+            _open_to_readers(stage)
             _flush(stage)
             _swap_in(stage, target, force)
     except BaseException:  # Ctrl-C too leaves nothing behind
@@ -142,10 +143,15 @@ def _check_writable(target: Path) -> None:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Give a private temporary folder the mode that ``mkdir`` would have given it."""
+    """Give a private folder and its files the modes that ``mkdir`` and ``open`` would have given them.
+
+    Temporary folders and what safetensors writes are readable by their owner alone.
+    """
     mask = os.umask(0)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
 
 
 def _flush(folder: Path) -> None:

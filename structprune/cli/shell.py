@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -167,4 +168,5 @@ def drawn(table: Table, transposed: bool = False) -> RichTable:
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "" or cell[0].isdigit() or cell[0] == "-"
+    # Also with a unit or an interval behind it: "1.5e-05", "50.0 %", "9.48x (9.40-9.50)".
+    return re.fullmatch(r"[-+\d.,ex%() ]*", cell) is not None

@@ -103,6 +103,16 @@ def test_a_terminal_that_lacks_characters(encoding: str, here: Path) -> None:
     assert "mlp: magnitude" in finished.out
 
 
+@pytest.mark.parametrize("cell", ["", "-3", "1.5e-05", "50.0 %", "9.48x (9.40-9.50)"])
+def test_a_number_may_have_a_unit_or_an_interval(cell: str) -> None:
+    assert shell._is_number(cell)
+
+
+@pytest.mark.parametrize("cell", ["9.48x faster", "yes", "conv1", "1.31.1, proven by a run"])
+def test_words_are_no_number(cell: str) -> None:
+    assert not shell._is_number(cell)
+
+
 def test_columns_of_numbers_are_right_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("[b]title", ("name", "count", "how"), (("a", "1", "x"), ("bc", "234", "long")))
     shell.print_table(table)

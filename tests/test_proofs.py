@@ -1,0 +1,464 @@
+"""Faults are planted, and each proof must see those that are its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from structprune import proofs
+from structprune.budget import Budget, Plan
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling, channel_groups
+from structprune.checkpoint import save_weights_and_plan, widths_of
+from structprune.errors import InputError, ProofFailedError
+from structprune.proofs import Bounds, Gap, closed_gates, gap, reloaded, require, signature
+from structprune.report import Proof
+from structprune.surgery import shrink
+from tests.networks import TinyConvBN, TinyMLP, TinyResidualConcat, example
+from tests.oracles.state import changed, snapshot
+
+
+class Cut:
+    """A tiny network with a residual sum and a concat, cut at random; batch norms like trained ones."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.dense, self.inputs = model.eval(), inputs
+        self.groups = channel_groups(model, inputs)
+        self.plan = every_second(self.groups)
+        self.small = shrink(model, self.groups, self.plan).eval()
+
+    def proof(self) -> Proof:
+        return closed_gates(self.dense, self.small, self.groups, self.plan, self.inputs)
+
+
+def every_second(groups: ChannelGroups) -> Plan:
+    return Plan({g.name: torch.arange(g.size) % 2 == 0 for g in groups}, Budget(0.5), 0.5)
+
+
+def like_trained(model: nn.Module) -> nn.Module:
+    """Batch norms with scales, shifts and statistics of their own, so that every channel differs."""
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if name.endswith(("running_mean", "bias")):
+                tensor.normal_(0.0, 0.3)
+            elif name.endswith("running_var") or (tensor.dim() == 1 and tensor.is_floating_point()):
+                tensor.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.fixture
+def cut() -> Cut:
+    return Cut(like_trained(TinyResidualConcat()), (example(TinyResidualConcat, 8),))
+
+
+# ---- the figures
+
+
+def test_the_figures_are_those_of_a_plain_computation() -> None:
+    b = [[1.0, -4.0], [3.0, 0.0], [2.0, 2.0]]
+    a = [[1.0, -4.0], [3.0, 0.5], [2.0, 2.0]]
+    s = (1.0 + (((-10 / 3) ** 2 + (2 / 3) ** 2 + (8 / 3) ** 2) / 2) ** 0.5) / 2
+    found = gap(torch.tensor(a), torch.tensor(b))
+    assert found.error == pytest.approx(0.5 / 4)
+    assert found.error_of_spread == pytest.approx(0.5 / s)
+    assert found.spread == pytest.approx(s / 4)
+
+
+def test_of_several_outputs_the_worst_counts() -> None:
+    right, constant = torch.randn(4, 3), torch.ones(4, 2)
+    off = right.clone()
+    off[1, 2] += 0.5
+    found = gap({"a": off, "b": [right, constant]}, {"a": right, "b": [right, constant]})
+    assert found.error == gap(off, right).error > 0
+    assert found.spread == 0.0
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (torch.zeros(4, 3), torch.zeros(4, 2)),
+        (torch.zeros(4, 3), (torch.zeros(4, 3),)),
+        ({"a": torch.zeros(4, 3)}, {"b": torch.zeros(4, 3)}),
+    ],
+)
+def test_outputs_of_other_shape_or_structure_are_refused(a: object, b: object) -> None:
+    with pytest.raises(InputError, match="can't be compared"):
+        gap(a, b)
+
+
+LOOSE = Bounds(1e9, 1e9)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("side", ["a", "b", "both"])
+def test_what_is_not_finite_passes_no_bound(value: float, side: str) -> None:
+    a, b = torch.randn(4, 3), torch.randn(4, 3)
+    for tensor in {"a": [a], "b": [b], "both": [a, b]}[side]:
+        tensor[2, 1] = value
+    assert LOOSE.hold(gap(torch.randn(4, 3), torch.randn(4, 3)))
+    assert not LOOSE.hold(gap(a, b))
+
+
+@pytest.mark.parametrize("figure", ["error", "error_of_spread", "spread"])
+def test_a_figure_that_is_nan_passes_no_bound(figure: str) -> None:
+    fine = Gap(error=0.0, error_of_spread=0.0, spread=0.5)
+    assert LOOSE.hold(fine)
+    assert not LOOSE.hold(replace(fine, **{figure: torch.nan}))
+
+
+def test_a_constant_output_passes_no_bound() -> None:
+    constant = torch.full((4, 3), 7.0)
+    assert gap(constant, constant) == Gap(0.0, 0.0, 0.0)
+    assert not LOOSE.hold(gap(constant, constant))
+    nearly = constant + 1e-3 * torch.randn(4, 3)  # varies by less than 1e-3 of its size
+    assert not LOOSE.hold(gap(nearly, nearly))
+
+
+@pytest.mark.parametrize(
+    ("error", "of_spread", "holds"), [(0.9, 0.9, True), (1.0, 0.5, False), (0.5, 1.0, False)]
+)
+def test_every_bound_must_hold_and_an_open_one_holds_nothing(
+    error: float, of_spread: float, holds: bool
+) -> None:
+    found = Gap(error, of_spread, spread=0.5)
+    assert Bounds(1.0, 1.0).hold(found) is holds
+    assert Bounds(None, None).hold(found)
+
+
+# ---- closed gates
+
+
+def test_a_right_cut_is_exact_and_leaves_no_trace(cut: Cut) -> None:
+    before = snapshot(cut.dense), snapshot(cut.small)
+    proof = cut.proof()
+    assert proof.passed
+    assert proof.error_of_spread is not None
+    assert proof.error_of_spread < 1e-12
+    assert (proof.tolerance, proof.tolerance_of_spread) == (None, 1e-9)
+    assert "float64" in proof.how
+    assert "own batch-norm statistics" in proof.how
+    assert changed(before[0], snapshot(cut.dense)) == changed(before[1], snapshot(cut.small)) == []
+
+
+@torch.no_grad()
+def permuted_outputs(small: nn.Module) -> None:
+    weight = small.get_parameter("mix.weight")
+    weight[[0, 1]] = weight[[1, 0]]
+
+
+@torch.no_grad()
+def permuted_inputs(small: nn.Module) -> None:
+    weight = small.get_parameter("mix.weight")
+    weight[:, [0, 1]] = weight[:, [1, 0]]
+
+
+@torch.no_grad()
+def permuted_statistics(small: nn.Module) -> None:
+    mean = small.get_buffer("bn1.running_mean")
+    mean[[0, 1]] = mean[[1, 0]]
+
+
+@torch.no_grad()
+def one_weight_changed(small: nn.Module) -> None:
+    small.get_parameter("mix.weight")[0, 0] += 1e-2
+
+
+@torch.no_grad()
+def weight_not_a_number(small: nn.Module) -> None:
+    small.get_parameter("head.weight")[0, 0] = torch.nan
+
+
+@torch.no_grad()
+def mean_not_a_number(small: nn.Module) -> None:
+    small.get_buffer("bn0.running_mean")[0] = torch.nan
+
+
+@torch.no_grad()
+def constant_output(small: nn.Module) -> None:
+    small.get_parameter("head.weight").zero_()
+
+
+FAULTS = [
+    permuted_outputs,
+    permuted_inputs,
+    permuted_statistics,
+    one_weight_changed,
+    weight_not_a_number,
+    mean_not_a_number,
+    constant_output,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_fault_in_the_shrunk_network_fails(
+    cut: Cut, fault: Callable[[nn.Module], None], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proofs, "_fits", lambda _: precision == "float64")
+    assert cut.proof().passed
+    fault(cut.small)
+    proof = cut.proof()
+    assert not proof.passed
+    with pytest.raises(ProofFailedError, match="closed_gates failed"):
+        require([proof])
+
+
+def without_one_index(coupling: Coupling) -> Coupling:
+    return replace(coupling, channels=coupling.channels[:-1], gates=coupling.gates[:-1])
+
+
+def group_of(groups: ChannelGroups, layer: str) -> ChannelGroup:
+    (found,) = (g for g in groups if layer in {p.layer for p in g.producers})
+    return found
+
+
+def with_group(groups: ChannelGroups, changed_group: ChannelGroup) -> ChannelGroups:
+    kept = tuple(changed_group if g.name == changed_group.name else g for g in groups)
+    return replace(groups, groups=kept)
+
+
+def test_a_gate_that_is_dropped_at_one_consumer_fails(cut: Cut) -> None:
+    """The stream is read by three layers; one of them loses the gate of a channel that went."""
+    stream = group_of(cut.groups, "stem")
+    plan = Plan({**cut.plan.keep, stream.name: torch.tensor([True, True, True, False])}, Budget(0.5), 0.5)
+    small = shrink(cut.dense, cut.groups, plan)
+    assert closed_gates(cut.dense, small, cut.groups, plan, cut.inputs).passed
+    for dropped in stream.consumers:
+        consumers = tuple(without_one_index(c) if c is dropped else c for c in stream.consumers)
+        groups = with_group(cut.groups, replace(stream, consumers=consumers))
+        proof = closed_gates(cut.dense, small, groups, plan, cut.inputs)
+        assert not proof.passed, dropped.layer
+        assert proof.error_of_spread is not None
+        assert proof.error_of_spread > 1e-6
+
+
+def test_a_gate_that_stays_open_fails(cut: Cut) -> None:
+    for group in cut.groups:
+        keep = cut.plan.keep[group.name].clone()
+        keep[1] = True  # it was cut
+        plan = Plan({**cut.plan.keep, group.name: keep}, Budget(0.5), 0.5)
+        assert not closed_gates(cut.dense, cut.small, cut.groups, plan, cut.inputs).passed, group.name
+
+
+def test_branches_of_a_residual_sum_that_are_cut_at_different_channels_fail(cut: Cut) -> None:
+    stream = group_of(cut.groups, "residual")
+    assert {p.layer for p in stream.producers} == {"stem", "residual"}
+    turned = [
+        replace(p, gates=tuple(reversed(p.gates))) if p.layer == "residual" else p for p in stream.producers
+    ]
+    wrong = with_group(cut.groups, replace(stream, producers=tuple(turned)))
+    cut.small = shrink(cut.dense, wrong, cut.plan)
+    assert cut.small(*cut.inputs).shape == cut.dense(*cut.inputs).shape  # nothing but the proof tells
+    assert not cut.proof().passed
+
+
+def test_in_float32_the_bounds_are_its_own(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofs, "_fits", lambda _: False)
+    proof = cut.proof()
+    assert proof.passed
+    assert (proof.tolerance, proof.tolerance_of_spread) == (1e-5, 1e-2)
+    assert "float32" in proof.how
+    assert proof.error < 1e-5
+
+
+class Deep(nn.Module):
+    """Many small steps: under fresh statistics every output is its bias to within 1e-10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(4 if i else 3, 4, 3, padding=1) for i in range(5))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(5))
+        self.head = nn.Linear(4, 3)
+        for layer in self.layers:
+            nn.init.normal_(layer.get_parameter("weight"), std=1e-3)
+            nn.init.zeros_(layer.get_parameter("bias"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = torch.relu(norm(layer(x)))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+@pytest.fixture
+def collapsed() -> Cut:
+    return Cut(Deep(), (torch.randn(8, 3, 8, 8),))
+
+
+def test_where_outputs_collapse_the_statistics_are_those_of_the_inputs(collapsed: Cut) -> None:
+    with torch.no_grad():
+        outputs = collapsed.dense(*collapsed.inputs)
+    assert outputs.std(0).mean() < 1e-3 * outputs.abs().max()
+    proof = collapsed.proof()
+    assert proof.passed
+    assert "batch-norm statistics of the inputs" in proof.how
+    assert proof.spread is not None
+    assert proof.spread > 1e-3
+
+
+def test_a_fault_fails_where_outputs_collapse_too(collapsed: Cut) -> None:
+    with torch.no_grad():
+        weight = collapsed.small.get_parameter("layers.2.weight")
+        weight[[0, 1]] = weight[[1, 0]]
+    proof = collapsed.proof()
+    assert not proof.passed
+    assert "batch-norm statistics of the inputs" in proof.how
+
+
+def test_a_network_with_a_constant_output_proves_nothing() -> None:
+    model = TinyMLP()
+    nn.init.zeros_(model.head.weight)
+    proof = Cut(model, (example(TinyMLP, 8),)).proof()
+    assert (proof.error, proof.passed) == (0.0, False)
+    with pytest.raises(ProofFailedError, match="too little to compare"):
+        require([proof])
+
+
+# ---- written and read back
+
+
+@pytest.fixture
+def written(cut: Cut, tmp_path: Path) -> Path:
+    return write(cut, cut.small, tmp_path / "result")
+
+
+def write(cut: Cut, small: nn.Module, folder: Path) -> Path:
+    folder.mkdir()
+    widths = widths_of(cut.dense)
+    save_weights_and_plan(folder, small, cut.plan, None, (3, 8, 8), dense_widths=widths)
+    return folder
+
+
+def test_what_was_written_comes_back_in_a_fresh_process(cut: Cut, written: Path) -> None:
+    before = snapshot(cut.small)
+    proof = reloaded(cut.small, written, cut.inputs, cut.dense)
+    assert (proof.passed, proof.error) == (True, 0.0)
+    assert "fresh process" in proof.how
+    assert changed(before, snapshot(cut.small)) == []
+
+
+def locally_defined(model: nn.Module) -> nn.Module:
+    """The same network in a class that no other process can import, which is loaded right here."""
+
+    class Local(TinyResidualConcat):
+        pass
+
+    local = Local()
+    local.load_state_dict(model.state_dict())
+    return local
+
+
+def test_a_class_that_can_not_be_imported_is_loaded_right_here(cut: Cut, written: Path) -> None:
+    proof = reloaded(cut.small, written, cut.inputs, locally_defined(cut.dense))
+    assert (proof.passed, proof.error) == (True, 0.0)
+    assert "in this process" in proof.how
+
+
+@pytest.mark.parametrize(
+    "fault", [f for f in FAULTS if f is not constant_output], ids=lambda fault: fault.__name__
+)
+def test_a_wrong_tensor_in_the_file_fails(
+    cut: Cut, tmp_path: Path, fault: Callable[[nn.Module], None]
+) -> None:
+    wrong = copy.deepcopy(cut.small)
+    fault(wrong)
+    folder = write(cut, wrong, tmp_path / "wrong")
+    proof = reloaded(cut.small, folder, cut.inputs, locally_defined(cut.dense))
+    assert not proof.passed
+    with pytest.raises(ProofFailedError, match="reloaded failed"):
+        require([proof])
+
+
+def test_a_wrong_statistic_in_the_file_fails_where_outputs_collapse(collapsed: Cut, tmp_path: Path) -> None:
+    """There the networks are compared with the inputs' statistics, which must not hide their own."""
+    wrong = copy.deepcopy(collapsed.small)
+    wrong.get_buffer("norms.4.running_mean").fill_(-3.0)
+    folder = write(collapsed, wrong, tmp_path / "wrong")
+
+    class Local(Deep):
+        pass
+
+    local = Local()
+    local.load_state_dict(collapsed.dense.state_dict())
+    assert not reloaded(collapsed.small, folder, collapsed.inputs, local).passed
+
+
+def test_a_result_that_can_not_be_loaded_fails_with_the_reason(cut: Cut, written: Path) -> None:
+    weights = written / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1  # in the last tensor
+    weights.write_bytes(content)
+    with pytest.raises(ProofFailedError, match=r"can't be loaded in a fresh process: .+") as caught:
+        reloaded(cut.small, written, cut.inputs, cut.dense)
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---- the signature
+
+
+class Changed(nn.Module):
+    """Another network around the small one, which answers in another form."""
+
+    def __init__(self, small: nn.Module, change: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.small, self.change = small, change
+
+    def forward(self, x: Tensor) -> object:
+        return self.change(self.small(x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: (y,),
+        lambda y: {"out": y},
+        lambda y: y[:, :2],
+        lambda y: y[None],
+        lambda y: y.double(),
+        lambda y: y[:3],
+        lambda y: (y, 1),
+    ],
+    ids=["tuple", "dict", "narrower", "one more dimension", "precision", "batch fixed", "one more"],
+)
+def test_another_output_structure_fails(cut: Cut, change: Callable[[Tensor], object]) -> None:
+    assert signature(cut.dense, cut.small, cut.inputs).passed
+    proof = signature(cut.dense, Changed(cut.small, change), cut.inputs)
+    assert not proof.passed
+    assert proof.error > 0
+    with pytest.raises(ProofFailedError, match=r"signature failed: error .*batch sizes 2 and 5"):
+        require([proof])
+
+
+def test_the_signature_leaves_no_trace() -> None:
+    dense = TinyConvBN().train()
+    before = snapshot(dense)
+    signature(dense, dense, (example(TinyConvBN, 8),))
+    assert changed(before, snapshot(dense)) == []
+
+
+# ---- the verdict
+
+
+PASSED = Proof("signature", True, 0.0, 0.0, None, None, None, "at two sizes")
+FAILED = Proof("onnx", False, 0.5, 1e-4, 0.25, 1e-2, 0.2, "batches of 1")
+
+
+def test_proofs_that_passed_raise_nothing() -> None:
+    require([])
+    require([PASSED])
+
+
+def test_a_failure_is_raised_with_every_figure() -> None:
+    with pytest.raises(ProofFailedError) as caught:
+        require([PASSED, FAILED, replace(FAILED, name="reloaded", error_of_spread=None)])
+    message = str(caught.value)
+    for part in ("onnx", "reloaded", "5.0e-01", "0.0001", "2.5e-01", "0.01", "batches of 1"):
+        assert part in message
+    assert "signature" not in message
+    assert caught.value.exit_code == 4

@@ -1,0 +1,217 @@
+"""Couplings that leave no mark in a graph are found by cutting, and only the culprits are protected."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from structprune import trial
+from structprune.channels import ChannelGroups, channel_groups
+from structprune.errors import InputError
+from structprune.surgery import shrink
+from structprune.trial import trusted
+from tests.networks import NETWORKS, Tiny, TinyConvBN, example
+from tests.oracles.cuttable import CUTTABLE
+from tests.oracles.state import changed, snapshot
+from tests.oracles.wiring import Layout, Wired, between, conv, pooled
+
+
+def hidden_linear(s: Any, x: Tensor) -> Tensor:
+    """The maps are made from a vector, by a view whose width is written into the code."""
+    maps = s.up(pooled(torch.relu(s.stem(x)))).view(-1, 8, 1, 1)
+    out: Tensor = s.head(pooled(s.b(torch.relu(maps))))
+    return out
+
+
+HIDDEN: dict[str, Layout] = {
+    "a width in the code": Layout(
+        lambda: Wired(
+            hidden_linear, stem=conv(3, 5), up=nn.Linear(5, 8), b=conv(8, 6, 1), head=nn.Linear(6, 3)
+        )
+    ),
+    "a constant made in the forward pass": between(
+        lambda y: y * torch.linspace(0.5, 1.5, 8, dtype=y.dtype)[:, None, None]
+    ),
+    "one index of the channels": between(
+        lambda y: y.index_fill(1, torch.tensor([5], device=y.device), 1.0)
+    ),
+}
+"""Layouts where a group can't be cut and no graph tells."""
+
+CULPRIT = {
+    "a width in the code": "up",
+    "a constant made in the forward pass": "a",
+    "one index of the channels": "a",
+}
+
+
+def offered(layout: Layout) -> tuple[nn.Module, ChannelGroups, tuple[Tensor, ...]]:
+    model, inputs = layout.build().float(), (layout.inputs(3, torch.float32),)
+    return model, channel_groups(model, inputs), inputs
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[ChannelGroups]:
+    """Every cut that is tried, in order."""
+    tried: list[ChannelGroups] = []
+
+    def noted(model: nn.Module, groups: ChannelGroups, plan: Any) -> nn.Module:
+        tried.append(groups)
+        return shrink(model, groups, plan)
+
+    monkeypatch.setattr(trial, "shrink", noted)
+    return tried
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_only_a_cut_shows_is_protected_and_named(name: str) -> None:
+    model, groups, inputs = offered(HIDDEN[name])
+    assert CULPRIT[name] in {g.name for g in groups}, "the graph tells already"
+    left = trusted(model, groups, inputs)
+    assert {g.name for g in groups} - {g.name for g in left} == {CULPRIT[name]}
+    reasons = {row.layer: row.reason for row in left.protected}
+    assert "trial cut" in reasons[CULPRIT[name]]
+    assert left.widths == groups.widths  # a protected layer's nodes still count
+
+
+def shuffled(y: Tensor) -> Tensor:
+    """A channel shuffle that fits every even width, so that nothing raises when channels are gone."""
+    n, c, *space = y.shape
+    return y.reshape(n, 2, c // 2, *space).transpose(1, 2).reshape(n, c, *space)
+
+
+class ShuffledInTheDark(torch.autograd.Function):
+    """A shuffle whose graph shows one opaque operation."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return shuffled(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (g,) = grads
+        n, c, *space = g.shape
+        return g.reshape(n, c // 2, 2, *space).transpose(1, 2).reshape(n, c, *space)
+
+
+def apply_in_the_dark(y: Tensor) -> Tensor:
+    out: Tensor = ShuffledInTheDark.apply(y)  # type: ignore[no-untyped-call]
+    return out
+
+
+def test_shuffled_channels_that_still_fit_are_found_by_what_they_compute() -> None:
+    model, groups, inputs = offered(between(apply_in_the_dark))
+    left = trusted(model, groups, inputs)
+    assert "a" not in {g.name for g in left}
+    assert "a" in {row.layer for row in left.protected}
+
+
+@pytest.mark.parametrize("name", ["chain", "residual sum", "concat, batch norm", "grouped", "squeeze-excite"])
+def test_a_right_network_loses_nothing_and_costs_one_trial(name: str, trials: list[ChannelGroups]) -> None:
+    model, groups, inputs = offered(CUTTABLE[name])
+    assert len(groups) > 0
+    assert trusted(model, groups, inputs) is groups
+    assert len(trials) == 1
+
+
+def many(width_in_code: set[int], layers: int = 9) -> Layout:
+    """A chain in which some layers' outputs are reshaped by a width that is written into the code."""
+
+    def run(s: Any, x: Tensor) -> Tensor:
+        for i in range(layers):
+            x = torch.relu(getattr(s, f"l{i}")(x))
+            if i in width_in_code:
+                x = x * torch.linspace(0.5, 1.5, 6, dtype=x.dtype)
+        out: Tensor = s.head(x)
+        return out
+
+    def build() -> Wired:
+        chain = {f"l{i}": nn.Linear(6 if i else 5, 6) for i in range(layers)}
+        return Wired(run, **chain, head=nn.Linear(6, 3))
+
+    return Layout(build, (5,))
+
+
+@pytest.mark.parametrize("culprits", [{0}, {8}, {2, 6}, {0, 1, 8}])
+def test_bisection_finds_every_culprit_and_nothing_else(
+    culprits: set[int], trials: list[ChannelGroups]
+) -> None:
+    model, groups, inputs = offered(many(culprits))
+    left = trusted(model, groups, inputs)
+    named = {f"l{i}" for i in culprits}
+    assert {g.name for g in left} == {f"l{i}" for i in range(9)} - named
+    assert {row.layer for row in left.protected if "trial" in row.reason} == named
+    # The first trial, the one that cuts nothing, and log2(9) a culprit with one look at what is left.
+    assert len(trials) <= 2 + len(culprits) * (4 + 2)
+
+
+def noisy(y: Tensor) -> Tensor:
+    return F.dropout(y, 0.5, training=True)
+
+
+def test_a_network_that_gives_random_outputs_is_refused() -> None:
+    model, groups, inputs = offered(between(noisy))
+    with pytest.raises(InputError, match="make its forward pass deterministic"):
+        trusted(model, groups, inputs)
+
+
+def test_a_network_without_groups_passes() -> None:
+    model, groups, inputs = offered(Layout(lambda: Wired(lambda s, x: s.head(x), head=nn.Linear(5, 3)), (5,)))
+    assert len(groups) == 0
+    assert trusted(model, groups, inputs) is groups
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_network_is_untouched(network: type[Tiny]) -> None:
+    model, inputs = network().train(), (example(network),)
+    groups = channel_groups(model, inputs)
+    before = snapshot(model)
+    trusted(model, groups, inputs)
+    assert changed(before, snapshot(model)) == []
+
+
+def test_the_network_is_untouched_where_a_culprit_is_found() -> None:
+    model, groups, inputs = offered(HIDDEN["a width in the code"])
+    before, original = snapshot(model), copy.deepcopy(groups)
+    trusted(model, groups, inputs)
+    assert changed(before, snapshot(model)) == []
+    assert groups == original
+
+
+def test_several_outputs_are_all_compared() -> None:
+    """The second output alone is wrong where a channel is gone."""
+
+    def run(s: Any, x: Tensor) -> dict[str, Tensor]:
+        y = torch.relu(s.a(x))
+        scale = torch.linspace(0.5, 1.5, 8, dtype=y.dtype)
+        return {"first": s.b(y), "second": s.c(y * scale)}
+
+    def build() -> Wired:
+        return Wired(run, a=nn.Linear(5, 8), b=nn.Linear(8, 3), c=nn.Linear(8, 3))
+
+    model, groups, inputs = offered(Layout(build, (5,)))
+    assert [g.name for g in trusted(model, groups, inputs)] == []
+
+
+FaultMaker = Callable[[ChannelGroups], ChannelGroups]
+
+
+def test_a_wrong_index_in_a_group_is_found() -> None:
+    """What a wrong graph would offer: two inputs of one consumer swapped."""
+    from dataclasses import replace
+
+    model, inputs = TinyConvBN(), (example(TinyConvBN),)
+    groups = channel_groups(model, inputs)
+    first = groups[0]
+    (reader,) = first.consumers
+    swapped = replace(reader, gates=(reader.gates[1], reader.gates[0], *reader.gates[2:]))
+    carriers = tuple(replace(c, gates=swapped.gates) for c in first.carriers)
+    wrong = replace(groups, groups=(replace(first, carriers=carriers), *groups.groups[1:]))
+    left = trusted(model, wrong, inputs)
+    assert [g.name for g in left] == [g.name for g in groups[1:2]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,16 +38,12 @@ HIDDEN: dict[str, Layout] = {
     "a constant made in the forward pass": between(
         lambda y: y * torch.linspace(0.5, 1.5, 8, dtype=y.dtype)[:, None, None]
     ),
-    "one index of the channels": between(
-        lambda y: y.index_fill(1, torch.tensor([5], device=y.device), 1.0)
-    ),
 }
 """Layouts where a group can't be cut and no graph tells."""
 
 CULPRIT = {
     "a width in the code": "up",
     "a constant made in the forward pass": "a",
-    "one index of the channels": "a",
 }
 
 
@@ -101,7 +97,7 @@ class ShuffledInTheDark(torch.autograd.Function):
 
 
 def apply_in_the_dark(y: Tensor) -> Tensor:
-    out: Tensor = ShuffledInTheDark.apply(y)  # type: ignore[no-untyped-call]
+    out: Tensor = ShuffledInTheDark.apply(y)
     return out
 
 
@@ -199,19 +195,12 @@ def test_several_outputs_are_all_compared() -> None:
     assert [g.name for g in trusted(model, groups, inputs)] == []
 
 
-FaultMaker = Callable[[ChannelGroups], ChannelGroups]
-
-
-def test_a_wrong_index_in_a_group_is_found() -> None:
-    """What a wrong graph would offer: two inputs of one consumer swapped."""
-    from dataclasses import replace
-
+def test_wrong_indices_in_a_group_are_found() -> None:
+    """What a wrong graph would offer: a consumer that reads the channels in another order."""
     model, inputs = TinyConvBN(), (example(TinyConvBN),)
     groups = channel_groups(model, inputs)
-    first = groups[0]
-    (reader,) = first.consumers
-    swapped = replace(reader, gates=(reader.gates[1], reader.gates[0], *reader.gates[2:]))
-    carriers = tuple(replace(c, gates=swapped.gates) for c in first.carriers)
-    wrong = replace(groups, groups=(replace(first, carriers=carriers), *groups.groups[1:]))
-    left = trusted(model, wrong, inputs)
-    assert [g.name for g in left] == [g.name for g in groups[1:2]]
+    wrong = next(g for g in groups if g.name == "conv1")
+    (reader,) = wrong.consumers
+    turned = replace(reader, gates=(*reader.gates[1:], reader.gates[0]))
+    offers = tuple(replace(g, consumers=(turned,)) if g is wrong else g for g in groups)
+    assert [g.name for g in trusted(model, replace(groups, groups=offers), inputs)] == ["conv2"]

@@ -1,0 +1,414 @@
+"""Gate, score, select, once or in steps, with scores that are laid down where the choice is under test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from structprune import choose as choosing
+from structprune.budget import Budget, Plan, select
+from structprune.channels import ChannelGroups, channel_groups
+from structprune.choose import Scoring, choose, fitting_chunk, is_trained, score
+from structprune.criteria import CRITERIA
+from structprune.errors import TargetUnreachableError, UnknownNameError, UsageError
+from structprune.gates import GatedModel
+from structprune.samples import Samples, random_samples, samples_of
+from structprune.scores import Sampling, Scores
+from structprune.surgery import shrink, widths
+from tests.networks import NETWORKS, Tiny, TinyConvBN, TinyMLP, TinyResidualConcat, example
+from tests.oracles.state import changed, snapshot
+
+
+class Case:
+    """A network with its groups and samples."""
+
+    def __init__(self, model: nn.Module, x: Tensor, count: int = 16) -> None:
+        self.model, self.example = model, (x,)
+        self.groups = channel_groups(model, x)
+        self.samples = random_samples(model, self.example, count)
+
+    def choose(self, scoring: Scoring, budget: Budget) -> tuple[Plan, Scores]:
+        return choose(self.model, self.groups, self.example, self.samples, scoring, budget)
+
+
+def wide_mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(5, 40),
+        nn.ReLU(),
+        nn.Linear(40, 24),
+        nn.ReLU(),
+        nn.Linear(24, 10),
+        nn.ReLU(),
+        nn.Linear(10, 3),
+    )
+
+
+@pytest.fixture
+def mlp() -> Case:
+    return Case(wide_mlp(), torch.randn(2, 5))
+
+
+@pytest.fixture
+def residual() -> Case:
+    return Case(TinyResidualConcat(), example(TinyResidualConcat))
+
+
+def removed(groups: ChannelGroups, plan: Plan) -> int:
+    """Nodes that leave, counted layer by layer and index by index."""
+    gone = set()
+    for group in groups:
+        for producer in group.producers:
+            for channel, gate in zip(producer.channels, producer.gates, strict=True):
+                if not plan.keep[group.name][gate]:
+                    gone.add((producer.layer, channel))
+    return len(gone)
+
+
+# ---- one shot
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ["snip", "ntk_sap+crop"])
+def test_one_shot_is_score_then_select(network: type[Tiny], name: str) -> None:
+    case = Case(network(), example(network))
+    scoring, budget = Scoring(name, draws=2), Budget(0.4)
+    plan, found = case.choose(scoring, budget)
+    expected = score(case.model, case.groups, case.samples, scoring)
+    assert all(torch.equal(found.values[g], expected.values[g]) for g in expected.values)
+    selected = select(expected.values, case.groups, budget)
+    assert all(torch.equal(plan.keep[g], selected.keep[g]) for g in selected.keep)
+    assert plan.budget == budget
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_network_and_the_random_state_are_untouched(residual: Case, steps: int) -> None:
+    before = snapshot(residual.model)
+    residual.choose(Scoring(draws=2, steps=steps), Budget(0.4))
+    assert changed(before, snapshot(residual.model)) == []
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_same_seed_gives_the_same_scores_bit_for_bit(residual: Case, steps: int) -> None:
+    one, two = (residual.choose(Scoring(draws=2, steps=steps, seed=7), Budget(0.4)) for _ in range(2))
+    assert all(torch.equal(one[1].values[g], two[1].values[g]) for g in one[1].values)
+    assert all(torch.equal(one[0].keep[g], two[0].keep[g]) for g in one[0].keep)
+
+
+def test_another_seed_gives_other_scores(residual: Case) -> None:
+    one, two = (residual.choose(Scoring(draws=2, seed=seed), Budget(0.4))[1] for seed in (0, 1))
+    assert any(not torch.equal(one.values[g], two.values[g]) for g in one.values)
+
+
+@pytest.mark.parametrize("name", ["snip", "crop", "crop_gradflow", "ntk_sap"])
+def test_the_chunk_does_not_change_a_score(residual: Case, name: str) -> None:
+    one, two = (
+        score(residual.model, residual.groups, residual.samples, Scoring(name, draws=2, chunk=chunk))
+        for chunk in (4, 16)
+    )
+    largest = max(float(value.max()) for value in one.values.values())
+    for group in one.values:
+        assert torch.allclose(one.values[group], two.values[group], rtol=0, atol=1e-5 * largest)
+
+
+# ---- in steps
+
+
+@pytest.fixture
+def laid_down(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+    """Score a channel by its bias, which travels with it; what comes back lists widths at every scoring."""
+    seen: list[dict[str, int]] = []
+
+    def by_bias(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:
+        seen.append({group.name: group.size for group in groups})
+        return Scores({g.name: model.get_parameter(f"{g.name}.bias").detach() for g in groups}, "bias")
+
+    monkeypatch.setattr(choosing, "score", by_bias)
+    return seen
+
+
+def test_steps_aim_at_cumulative_targets_and_meet_the_last_to_the_node(
+    mlp: Case, laid_down: list[dict[str, int]]
+) -> None:
+    plan, _ = mlp.choose(Scoring(steps=3), Budget(0.875))
+    left = [sum(sizes.values()) for sizes in laid_down]
+    nodes = 40 + 24 + 10
+    assert left == [nodes - round(fraction * nodes) for fraction in (0.0, 0.5, 0.75)]
+    assert removed(mlp.groups, plan) == round(0.875 * nodes)
+    assert plan.budget == Budget(0.875)
+    assert plan.reached == round(0.875 * nodes) / nodes
+
+
+def test_with_scores_that_do_not_change_steps_choose_as_one_shot(
+    mlp: Case, laid_down: list[dict[str, int]]
+) -> None:
+    """A channel's bias is its score wherever it went, so any slip of an index would show."""
+    one, three = (mlp.choose(Scoring(steps=steps), Budget(0.6))[0] for steps in (1, 3))
+    assert all(torch.equal(one.keep[g], three.keep[g]) for g in one.keep)
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """Every plan that ``choose`` makes, in order."""
+    made: list[Plan] = []
+
+    def noted(scores: dict[str, Tensor], groups: ChannelGroups, budget: Budget) -> Plan:
+        made.append(select(scores, groups, budget))
+        return made[-1]
+
+    monkeypatch.setattr(choosing, "select", noted)
+    return made
+
+
+@pytest.mark.parametrize("budget", [Budget(0.6), Budget(0.5, align=4), Budget(0.9, floor=0.1)], ids=str)
+def test_what_is_gone_never_returns(mlp: Case, plans: list[Plan], budget: Budget) -> None:
+    plan, found = mlp.choose(Scoring("random", steps=4), budget)
+    _, *steps = plans  # the first asks whether the target can be reached
+    assert len(steps) == 4
+    for earlier, later in zip(steps, steps[1:], strict=False):
+        assert not any((later.keep[g] & ~earlier.keep[g]).any() for g in later.keep)
+        assert removed(mlp.groups, later) > removed(mlp.groups, earlier)
+    for group, keep in steps[-2].keep.items():
+        assert (found.values[group][~keep] == -math.inf).all()
+        assert torch.isfinite(found.values[group][keep]).all()
+    assert plan.keep == steps[-1].keep
+
+
+def test_what_is_gone_never_returns_where_every_group_is_to_give_up_something(
+    plans: list[Plan], laid_down: list[dict[str, int]]
+) -> None:
+    """Many small steps: at the one where a step of every group becomes affordable, the rest must stay gone."""
+    model = nn.Sequential()
+    sizes = [5, 400, *[30] * 30]
+    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        model.append(nn.Linear(inputs, outputs))
+        nn.init.constant_(model[i].bias, 0.0 if i == 0 else 1.0)  # the first layer's channels are the worst
+    model.append(nn.Linear(30, 3))
+    case = Case(model, torch.randn(2, 5), 4)
+    case.choose(Scoring(steps=60), Budget(0.28))
+    for earlier, later in zip(plans[1:], plans[2:], strict=False):
+        assert not any((later.keep[g] & ~earlier.keep[g]).any() for g in later.keep)
+
+
+def test_floors_are_those_of_the_dense_network(mlp: Case) -> None:
+    """A quarter of each width, and not a quarter of a quarter."""
+    budget = Budget(0.74, floor=0.25)
+    plan, _ = mlp.choose(Scoring("random", steps=4), budget)
+    assert {name: int(keep.sum()) for name, keep in plan.keep.items()} == {"0": 10, "2": 6, "4": 3}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_groups_keep_their_names_after_shrinking(network: type[Tiny]) -> None:
+    case = Case(network(), example(network))
+    plan, _ = case.choose(Scoring("magnitude"), Budget(0.4))
+    after = channel_groups(shrink(case.model, case.groups, plan), case.example)
+    assert [g.name for g in after] == [g.name for g in case.groups]
+    assert {g.name: g.size for g in after} == {name: int(keep.sum()) for name, keep in plan.keep.items()}
+
+
+def test_a_plan_of_several_steps_can_be_cut_and_runs(residual: Case) -> None:
+    plan, _ = residual.choose(Scoring("snip", steps=3), Budget(0.4))
+    small = shrink(residual.model, residual.groups, plan)
+    gone = sum(before - after for before, after in widths(residual.model, small).values())
+    assert gone == round(0.4 * residual.groups.nodes) == removed(residual.groups, plan)
+    assert small(residual.example[0]).shape == (4, 3)
+
+
+def test_steps_are_told(mlp: Case) -> None:
+    told: list[str] = []
+    case = mlp
+    choose(
+        case.model,
+        case.groups,
+        case.example,
+        case.samples,
+        Scoring("random", steps=2),
+        Budget(0.5),
+        told.append,
+    )
+    assert told == ["scoring, step 1 of 2", "scoring, step 2 of 2"]
+
+
+# ---- refusals
+
+
+@pytest.fixture
+def raising() -> Iterator[str]:
+    """The name of a criterion that must never be called."""
+
+    def never(gated: GatedModel, sampling: Sampling) -> Scores:
+        raise AssertionError("scored before the target was checked")
+
+    CRITERIA._entries["never"] = never
+    yield "never"
+    del CRITERIA._entries["never"]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_unreachable_target_is_refused_before_any_scoring(mlp: Case, raising: str, steps: int) -> None:
+    with pytest.raises(TargetUnreachableError, match="this network allows 0 to "):
+        mlp.choose(Scoring(raising, steps=steps), Budget(0.99))
+    with pytest.raises(AssertionError, match="scored before"):  # it would have been called
+        mlp.choose(Scoring(raising, steps=steps), Budget(0.5))
+
+
+@pytest.mark.parametrize("wrong", [{"draws": 0}, {"steps": 0}, {"chunk": 0}, {"steps": -2}])
+def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="must all be at least 1"):
+        Scoring(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["snap", "snip+crap", ""])
+def test_an_unknown_score_is_refused_before_any_work(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="known: .*snip"):
+        Scoring(name)
+
+
+# ---- what a criterion is given
+
+
+@pytest.fixture
+def samplings() -> Iterator[list[Sampling]]:
+    """What a criterion named ``noted`` was given."""
+    given: list[Sampling] = []
+
+    def noted(gated: GatedModel, sampling: Sampling) -> Scores:
+        given.append(sampling)
+        return Scores({name: torch.ones(shape) for name, shape in gated.shapes.items()}, "noted")
+
+    CRITERIA._entries["noted"] = noted
+    yield given
+    del CRITERIA._entries["noted"]
+
+
+@pytest.mark.parametrize(("trained", "accumulate"), [(True, "abs"), (False, "total")])
+def test_derivatives_are_summed_as_suits_the_network(
+    residual: Case, samplings: list[Sampling], trained: bool, accumulate: str
+) -> None:
+    score(residual.model, residual.groups, residual.samples, Scoring("noted", trained=trained))
+    score(
+        residual.model,
+        residual.groups,
+        residual.samples,
+        Scoring("noted", trained=trained, accumulate="square"),
+    )
+    assert [s.accumulate for s in samplings] == [accumulate, "square"]
+    assert [s.trained for s in samplings] == [trained, trained]
+
+
+def test_a_trained_network_keeps_its_own_statistics(residual: Case, samplings: list[Sampling]) -> None:
+    score(residual.model, residual.groups, residual.samples, Scoring("noted", trained=True))
+    assert samplings[0].statistics is None
+    assert samplings[0].batch_norm == "fixed"
+
+
+def test_an_untrained_network_takes_those_of_the_scoring_inputs(samplings: list[Sampling]) -> None:
+    """Cumulative over mini-batches: the mean of their means, and of their unbiased variances."""
+    case = Case(TinyConvBN(), example(TinyConvBN), 32)
+    score(case.model, case.groups, case.samples, Scoring("noted"))
+    maps = [case.model.conv1(batch.inputs[0]) for batch in case.samples.batches]
+    assert len(maps) == 2
+    statistics = samplings[0].statistics
+    assert statistics is not None
+    means = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
+    variances = torch.stack([m.transpose(0, 1).flatten(1).var(1) for m in maps]).mean(0)
+    torch.testing.assert_close(statistics["bn1.running_mean"], means)
+    torch.testing.assert_close(statistics["bn1.running_var"], variances)
+
+
+def test_batch_statistics_can_be_asked_for(residual: Case, samplings: list[Sampling]) -> None:
+    score(residual.model, residual.groups, residual.samples, Scoring("noted", batch_norm="batch"))
+    assert (samplings[0].batch_norm, samplings[0].statistics) == ("batch", None)
+
+
+def test_ntk_sap_redraws_weights_of_an_untrained_network_only() -> None:
+    """Two networks that differ in their weights score alike where weights are redrawn."""
+    torch.manual_seed(1)
+    one, two = Case(TinyMLP(), example(TinyMLP)), Case(TinyMLP(), example(TinyMLP))
+    biases = {name: value for name, value in one.model.state_dict().items() if name.endswith("bias")}
+    two.model.load_state_dict(biases, strict=False)  # which are kept where weights are redrawn
+
+    def alike(trained: bool) -> bool:
+        values = [
+            score(c.model, c.groups, one.samples, Scoring("ntk_sap", trained)).values for c in (one, two)
+        ]
+        return all(torch.equal(values[0][g], values[1][g]) for g in values[0])
+
+    assert alike(trained=False)
+    assert not alike(trained=True)
+
+
+@pytest.mark.parametrize(
+    ("trained", "real", "uses_data"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_ntk_sap_takes_data_where_the_network_is_trained(trained: bool, real: bool, uses_data: bool) -> None:
+    case = Case(TinyMLP(), example(TinyMLP))
+    others = replace(case.samples, batches=random_samples(case.model, case.example, 16, seed=5).batches)
+    values = [
+        score(case.model, case.groups, replace(s, real=real), Scoring("ntk_sap", trained)).values
+        for s in (case.samples, others)
+    ]
+    differs = any(not torch.equal(values[0][g], values[1][g]) for g in values[0])
+    assert differs == uses_data
+
+
+# ---- trained or not
+
+
+def seen_data() -> nn.Module:
+    model = TinyConvBN()
+    model(example(TinyConvBN))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "from_checkpoint", "pretrained", "word", "expected", "why"),
+    [
+        (seen_data, True, True, False, False, "you said so"),
+        (TinyConvBN, False, False, True, True, "you said so"),
+        (TinyConvBN, False, True, None, True, "pretrained"),
+        (seen_data, False, False, None, True, "seen data"),
+        (TinyConvBN, False, False, None, False, "seen nothing"),
+        (TinyConvBN, True, False, None, False, "seen nothing"),
+        (TinyMLP, True, False, None, True, "read from a file"),
+        (TinyMLP, False, False, None, False, "not read from a file"),
+    ],
+)
+def test_whether_a_network_counts_as_trained(
+    model: Callable[[], nn.Module],
+    from_checkpoint: bool,
+    pretrained: bool,
+    word: bool | None,
+    expected: bool,
+    why: str,
+) -> None:
+    trained, reason = is_trained(model(), from_checkpoint, pretrained, word)
+    assert trained is expected
+    assert why in reason
+
+
+# ---- memory
+
+
+def is_power_of_two(n: int) -> bool:
+    return n > 0 and n & (n - 1) == 0
+
+
+def test_the_chunk_is_a_power_of_two_and_grows_as_networks_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "_BYTES_PER_PASS", 12 * 1000)
+    widths_of_inputs = (1000, 300, 100, 30, 1)
+    chunks = []
+    for width in widths_of_inputs:
+        samples = samples_of((torch.zeros(64, width), torch.zeros(64, dtype=torch.long)))
+        chunks.append(fitting_chunk(nn.Linear(width, 2), samples))
+    assert chunks == [1, 1, 2, 8, 16]
+    assert all(map(is_power_of_two, chunks))
+
+
+def test_the_chunk_of_a_real_network_is_the_whole_mini_batch_where_it_is_small(residual: Case) -> None:
+    assert fitting_chunk(residual.model, residual.samples) == 16

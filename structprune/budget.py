@@ -113,7 +113,7 @@ def select(scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget) 
     target = round(budget.remove * groups.nodes)
     steps = {group.name: tuple(removal_steps(group, scores[group.name], budget)) for group in groups}
     _check_reachable(groups, steps, target, budget)
-    first = _one_of_each(steps, target) if budget.every_group else dict.fromkeys(steps, 0)
+    first = _first(steps, target, budget.every_group)
     taken = _swap(steps, _fill(steps, first, target), target)
     removed = _removed(steps, taken)
     return Plan(_keep(groups, steps, taken), budget, removed / max(groups.nodes, 1))
@@ -169,10 +169,16 @@ Taken = dict[str, int]
 """How many of a group's steps leave; they leave in the group's own order."""
 
 
-def _one_of_each(steps: Steps, target: int) -> Taken:
-    """Take the worst step of every group, if these are a small part of the target; else none."""
-    first = {name: min(1, len(row)) for name, row in steps.items()}
-    return first if _removed(steps, first) <= _SMALL_PART * target else dict.fromkeys(steps, 0)
+def _first(steps: Steps, target: int, every_group: bool) -> Taken:
+    """Take what an earlier step of the schedule took, and the worst step of every group that gave none.
+
+    The latter only where these are a small part of the target.
+    """
+    gone = {name: sum(step.score == -math.inf for step in row) for name, row in steps.items()}
+    each = {name: max(gone[name], min(1, len(row))) for name, row in steps.items()}
+    new = _removed(steps, each) - _removed(steps, gone)
+    fits = new <= min(_SMALL_PART * target, target - _removed(steps, gone))
+    return each if every_group and fits else gone
 
 
 def _fill(steps: Steps, first: Taken, target: int) -> Taken:

@@ -30,6 +30,7 @@ from structprune.errors import InputError
 from structprune.proofs import LEAST_SPREAD, closed_gates, reloaded, require, signature
 from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
 from structprune.request import Meter, Outcome, Request, Say, Tools
+from structprune.samples import random_like
 from structprune.scores import Scores
 from structprune.sources.architecture import FACTORY
 from structprune.surgery import shrink, weight_entries, widths
@@ -202,9 +203,14 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def _proof_inputs(request: Request) -> tuple[Tensor, ...]:
-    """The first scoring inputs; random ones already where there are no data."""
+    """The first scoring inputs, topped up with random ones where there are too few to compare outputs."""
+    generator = torch.Generator().manual_seed(request.scoring.seed)
     columns = zip(*(batch.inputs for batch in request.samples.batches), strict=True)
-    return tuple(torch.cat(column)[:PROOF_INPUTS] for column in columns)
+    inputs = []
+    for column in columns:
+        own = torch.cat(column)[:PROOF_INPUTS]
+        inputs.append(torch.cat([own, random_like(own, PROOF_INPUTS - len(own), generator)]))
+    return tuple(inputs)
 
 
 def _judged_after_finetuning(run: _Run, small: nn.Module) -> Accuracy | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from structprune.batch_norm import evaluating
-from structprune.errors import InputError
+from structprune.errors import InputError, UsageError
 from structprune.scores import Batch
 
 Loss = Callable[[Any, Any], Tensor]
@@ -19,6 +19,7 @@ Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]
 
 DEFAULT_SAMPLES = 64
 MINI_BATCH = 16
+_EXPECTED = "expected (inputs, targets) tensors of one length, or an iterable of such pairs"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ def random_samples(
         count: how many samples.
         seed: of inputs and targets.
     """
+    if count < 2:
+        raise UsageError(f"{count} samples are too few to score on; give at least 2, better 64")
     generator = torch.Generator().manual_seed(seed)
-    inputs = tuple(_random_like(x, count, generator) for x in example)
+    inputs = tuple(random_like(x, count, generator) for x in example)
     with torch.no_grad(), evaluating(model):
         output = model(*(x[:2] for x in inputs))
     if not isinstance(output, Tensor) or output.dim() < 2:
@@ -68,7 +71,8 @@ def random_samples(
     return Samples(_mini_batches(inputs, target), functional.cross_entropy, real=False, how=how)
 
 
-def _random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` standard-normal inputs in the form of x (N, ...), or, for ids, ids that x holds."""
     shape = (count, *x.shape[1:])
     if x.is_floating_point():
         return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -95,19 +99,24 @@ def samples_of(
     Raises:
         InputError: there is nothing in it.
     """
+    if not isinstance(data, Iterable):
+        raise InputError(f"data is a {type(data).__name__}; {_EXPECTED}")
     pairs = (
         [data] if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor) else list(data)
     )
     batches = [batch for pair in pairs for batch in _pair(pair, device).mini_batches(MINI_BATCH)]
     if not batches:
-        raise InputError("data is empty; expected (inputs, targets) tensors or an iterable of such pairs")
+        raise InputError(f"data is empty; {_EXPECTED}")
     keywords = {"forward": forward} if forward is not None else {}
     how = f"{sum(map(len, batches))} of the caller's own inputs"
     return Samples(tuple(batches), loss or functional.cross_entropy, real=True, how=how, **keywords)
 
 
 def _pair(pair: Any, device: torch.device | None) -> Batch:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], Tensor):
+        raise InputError(f"data holds a {type(pair).__name__}; {_EXPECTED}")
     inputs, target = pair
     tensors = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    moved = target.to(device) if isinstance(target, Tensor) else target
-    return Batch(tuple(x.to(device) for x in tensors), moved)
+    if not all(isinstance(x, Tensor) and len(x) == len(target) for x in tensors):
+        raise InputError(f"data holds inputs and targets that are no tensors of one length; {_EXPECTED}")
+    return Batch(tuple(x.to(device) for x in tensors), target.to(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,7 +10,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from structprune import choose as choosing
 from structprune.budget import Budget, Plan, select
@@ -165,12 +165,12 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     return made
 
 
-@pytest.mark.parametrize("budget", [Budget(0.6), Budget(0.5, align=4), Budget(0.9, floor=0.1)], ids=str)
+@pytest.mark.parametrize("budget", [Budget(0.6), Budget(0.5, align=4), Budget(0.8, floor=0.1)], ids=str)
 def test_what_is_gone_never_returns(mlp: Case, plans: list[Plan], budget: Budget) -> None:
     plan, found = mlp.choose(Scoring("random", steps=4), budget)
     _, *steps = plans  # the first asks whether the target can be reached
     assert len(steps) == 4
-    for earlier, later in zip(steps, steps[1:], strict=False):
+    for earlier, later in itertools.pairwise(steps):
         assert not any((later.keep[g] & ~earlier.keep[g]).any() for g in later.keep)
         assert removed(mlp.groups, later) > removed(mlp.groups, earlier)
     for group, keep in steps[-2].keep.items():
@@ -182,16 +182,18 @@ def test_what_is_gone_never_returns(mlp: Case, plans: list[Plan], budget: Budget
 def test_what_is_gone_never_returns_where_every_group_is_to_give_up_something(
     plans: list[Plan], laid_down: list[dict[str, int]]
 ) -> None:
-    """Many small steps: at the one where a step of every group becomes affordable, the rest must stay gone."""
+    """Small steps: at the one where a channel of every group becomes affordable, the gone must stay gone."""
     model = nn.Sequential()
     sizes = [5, 400, *[30] * 30]
-    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
-        model.append(nn.Linear(inputs, outputs))
-        nn.init.constant_(model[i].bias, 0.0 if i == 0 else 1.0)  # the first layer's channels are the worst
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        layer = nn.Linear(inputs, outputs)
+        nn.init.constant_(layer.bias, 0.0 if i == 0 else 1.0)  # the first layer's channels are the worst
+        model.append(layer)
     model.append(nn.Linear(30, 3))
     case = Case(model, torch.randn(2, 5), 4)
-    case.choose(Scoring(steps=60), Budget(0.28))
-    for earlier, later in zip(plans[1:], plans[2:], strict=False):
+    case.choose(Scoring(steps=15), Budget(0.27))
+    _, *steps = plans
+    for earlier, later in itertools.pairwise(steps):
         assert not any((later.keep[g] & ~earlier.keep[g]).any() for g in later.keep)
 
 
@@ -265,7 +267,7 @@ def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("name", ["snap", "snip+crap", ""])
 def test_an_unknown_score_is_refused_before_any_work(name: str) -> None:
-    with pytest.raises(UnknownNameError, match="known: .*snip"):
+    with pytest.raises(UnknownNameError, match=r"known: .*snip"):
         Scoring(name)
 
 
@@ -311,7 +313,8 @@ def test_an_untrained_network_takes_those_of_the_scoring_inputs(samplings: list[
     """Cumulative over mini-batches: the mean of their means, and of their unbiased variances."""
     case = Case(TinyConvBN(), example(TinyConvBN), 32)
     score(case.model, case.groups, case.samples, Scoring("noted"))
-    maps = [case.model.conv1(batch.inputs[0]) for batch in case.samples.batches]
+    conv1 = case.model.get_submodule("conv1")
+    maps = [conv1(batch.inputs[0]) for batch in case.samples.batches]
     assert len(maps) == 2
     statistics = samplings[0].statistics
     assert statistics is not None

@@ -139,7 +139,7 @@ def test_a_right_cut_is_exact_and_leaves_no_trace(cut: Cut) -> None:
     assert proof.passed
     assert proof.error_of_spread is not None
     assert proof.error_of_spread < 1e-12
-    assert (proof.tolerance, proof.tolerance_of_spread) == (None, 1e-9)
+    assert (proof.tolerance, proof.tolerance_of_spread) == (1e-9, 1e-9)
     assert "float64" in proof.how
     assert "own batch-norm statistics" in proof.how
     assert changed(before[0], snapshot(cut.dense)) == changed(before[1], snapshot(cut.small)) == []

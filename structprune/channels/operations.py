@@ -94,6 +94,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCING, _reduces_others),
     "ConstantPadNd": _pads_others,
 }
+_FAULTS = {"ConstantPadNd": "its channels are padded with zeros, as in a shortcut without parameters"}
 
 
 def operation_fault(grad_fn: Any, channels_last: bool) -> str | None:
@@ -112,7 +113,7 @@ def operation_fault(grad_fn: Any, channels_last: bool) -> str | None:
         return f"its channels meet {name}, which is not known to keep channels apart"
     dims = _input_dims(grad_fn)
     if dims is not None and not rule(grad_fn, dims, _channel_dim(dims, channels_last)):
-        return f"its channels are mixed, moved or padded by {operation}"
+        return _FAULTS.get(operation, f"its channels are mixed by {operation}")
     return None
 
 
@@ -127,6 +128,12 @@ def view_fault(grad_fn: Any, channels_last: bool) -> str | None:
     else:
         fine = after[:2] == before[:2] or flattens(grad_fn)
     return None if fine else "its channels are reshaped"
+
+
+def slices_space(grad_fn: Any) -> bool:
+    """Tell whether a slice of (N, C, H, W) leaves batch and channels alone."""
+    sizes = getattr(grad_fn, "_saved_self_sym_sizes", ())
+    return len(sizes) >= 4 and int(grad_fn._saved_dim) >= 2
 
 
 def flattens(grad_fn: Any) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from structprune.channels.groups import Coupling
-from structprune.channels.operations import operation_fault, repeats_channels, view_fault
+from structprune.channels.operations import operation_fault, repeats_channels, slices_space, view_fault
 from structprune.errors import InputError
 from structprune.layers import WEIGHTED, is_depthwise, out_width
 
@@ -194,6 +194,8 @@ def _fault(nodes: Iterable[Any], written: Iterable[Any], traced: _Trace) -> str 
 
 def _node_fault(node: Any, channels_last: bool) -> str | None:
     kind = node.type.name
+    if kind == "SLICE" and slices_space(node.grad_fn):
+        return None
     if kind in _UNTRUSTED_KINDS:
         return _UNTRUSTED_KINDS[kind]
     if kind == "RESHAPE":

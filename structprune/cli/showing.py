@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from structprune.cli import shell
-from structprune.render import TABLES, Table, count_table, deployment_table, proof_table
+from structprune.render import TABLES, Table, accuracy_line, count_table, deployment_table, proof_table
 from structprune.report import Report
 
 # What matters most stands last, where the eye is when a run has ended.
@@ -24,10 +24,8 @@ def show(report: Report, builders: Sequence[Callable[[Report], Table]]) -> None:
 
 
 def _sentences(report: Report) -> Iterator[str]:
-    if accuracy := report.accuracy:
-        stages = {"before": accuracy.before, "cut": accuracy.cut, "fine-tuned": accuracy.finetuned}
-        known = [f"{stage} {value:.2%}" for stage, value in stages.items() if value is not None]
-        yield f"Accuracy on {accuracy.images:,} images: {', '.join(known)}."
+    if report.accuracy is not None:
+        yield accuracy_line(report.accuracy)
     if report.break_even is not None:
         yield f"Compressing pays for itself after {report.break_even:,.0f} inferences."
     yield from (f"Note: {note}." for note in report.notes)

@@ -1,6 +1,6 @@
 """Reports for people, from the report's data alone."""
 
-from structprune.render.markdown import markdown
+from structprune.render.markdown import accuracy_line, markdown
 from structprune.render.tables import (
     TABLES,
     Table,
@@ -13,6 +13,7 @@ from structprune.render.tables import (
 __all__ = [
     "TABLES",
     "Table",
+    "accuracy_line",
     "count_table",
     "deployment_table",
     "markdown",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from structprune.render.tables import TABLES, Table
-from structprune.report import Report
+from structprune.report import Accuracy, Report
 
 
 def markdown(report: Report) -> str:
@@ -16,7 +16,8 @@ def markdown(report: Report) -> str:
 def _lines(report: Report) -> Iterator[str]:
     yield f"# {report.model}: {100 * report.nodes.removed:.1f} % of the nodes removed"
     yield ""
-    yield f"Score {report.method}, seed {report.seed}, scored on {report.data}; "
+    draws = "" if report.draws is None else f", {report.draws} draws"
+    yield f"Score {report.method}, seed {report.seed}, scored on {report.data}{draws};"
     yield f"the network counts as {'trained' if report.trained else 'untrained'}: {report.trained_why}."
     for build in TABLES:
         table = build(report)
@@ -25,12 +26,25 @@ def _lines(report: Report) -> Iterator[str]:
     if report.break_even is not None:
         yield from ("", f"Compressing pays for itself after {report.break_even:,.0f} inferences.")
     if report.accuracy is not None:
-        yield from ("", f"Accuracy on {report.accuracy.images:,} images: {report.accuracy.how}.")
+        yield from ("", accuracy_line(report.accuracy))
+    yield from (
+        "",
+        "Seconds: " + ", ".join(f"{step} {taken:g}" for step, taken in report.seconds.items()) + ".",
+    )
     yield from _section("Notes", [*report.notes, *_how_measured(report)])
     yield from _section("Not cut", [f"{row.layer}: {row.reason}" for row in report.protected])
     yield from ("", "## Widths", "", *_table(_widths(report)))
     yield from _section("Software", [f"{name} {version}" for name, version in report.software.items()])
     yield from _section("Hardware", [f"{name}: {value}" for name, value in report.hardware.items()])
+
+
+def accuracy_line(accuracy: Accuracy) -> str:
+    """Say all accuracies in a sentence."""
+    parts = [f"before {accuracy.before:.1%}", f"after the cut {accuracy.cut:.1%}"]
+    if accuracy.finetuned is not None:
+        parts.append(f"fine-tuned {accuracy.finetuned:.1%}")
+    on = f" on {accuracy.images:,} images" if accuracy.images else ""
+    return f"Accuracy{on} ({accuracy.how}): {', '.join(parts)}.".replace("%", " %")
 
 
 def _section(title: str, items: list[str]) -> Iterator[str]:

@@ -177,7 +177,8 @@ def test_test_data_leave_all_of_the_data_to_learn_from(cli: Command, here: Path)
     save_images(here / "data.npz", (28, 28, 1))
     save_images(here / "test.npz", (28, 28, 1), each=3)
     finished = cli(*HALF, *QUICK, "--data", "data.npz", "--test-data", "test.npz", "--samples", 400).done()
-    assert "Accuracy on 30 images: before " in finished.out
+    assert "Accuracy on 30 images (" in finished.out
+    assert "before " in finished.out
     assert "fine-tuned" not in finished.out
     report = json.loads((here / "mlp-nodes0.5" / "report.json").read_text())
     assert (report["samples"], report["accuracy"]["finetuned"]) == (400, None)

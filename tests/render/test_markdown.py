@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from structprune.render import TABLES, markdown
+from structprune.report import Protected, Report
+from tests.render.reports import BARE, FULL
+
+
+@pytest.mark.parametrize("report", [FULL, BARE], ids=["full", "bare"])
+def test_every_cell_of_every_table_is_there(report: Report) -> None:
+    text = markdown(report)
+    for build in TABLES:
+        table = build(report)
+        for row in (table.head, *table.rows) if table.rows else ():
+            assert "| " + " | ".join(row) + " |" in text
+
+
+@pytest.mark.parametrize(
+    "figure",
+    {
+        "score": "ntk_sap+crop",
+        "seed": "4711",
+        "nodes removed": "89.0 %",
+        "width before": "66",
+        "width after": "9",
+        "samples": "1,536",
+        "draws": "29",
+        "accuracy before": "91.7 %",
+        "accuracy after the cut": "10.3 %",
+        "accuracy after fine-tuning": "85.4 %",
+        "images": "4,096",
+        "seconds of scoring": "11.5",
+        "seconds of fine-tuning": "33.5",
+        "break-even": "1,234,567",
+        "error of a proof": "4.5e-02",
+        "parameters": "130,001",
+        "multiply-adds": "28,885,566",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_every_figure_is_there(figure: tuple[str, str]) -> None:
+    assert re.search(rf"(?<![\d.,]){re.escape(figure[1])}(?!\d)", markdown(FULL))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "its batch norms have seen data",
+        "1,536 images of digits",
+        "fc: it produces the network's outputs",
+        "| layer1.0.conv1 | 66 | 9 |",
+        "torch 2.15.0",
+        "processor: AMD EPYC",
+        "the test set",
+        "batch time (onnxruntime, batch 8): onnxruntime in warmed blocks of 8",
+        "disk (none): bytes",
+    ],
+)
+def test_the_words_are_there(words: str) -> None:
+    assert words in markdown(FULL)
+
+
+def test_tables_are_whole() -> None:
+    """Every run of table lines has one head, one rule and rows with as many bars."""
+    blocks = re.findall(r"(?:^\|.*\|\n)+", markdown(FULL), flags=re.MULTILINE)
+    assert len(blocks) == len(TABLES) + 1  # and the widths
+    for block in blocks:
+        head, rule, *rows = block.splitlines()
+        assert set(rule) <= set("|- ")
+        bars = {len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *rows)}
+        assert len(bars) == 1
+        assert rows
+
+
+def test_a_bar_in_a_cell_is_escaped() -> None:
+    proof = replace(FULL.proofs[0], how="max|a - b|")
+    assert "max\\|a - b\\|" in markdown(replace(FULL, proofs=(proof,)))
+
+
+def test_what_there_is_none_of_is_not_announced() -> None:
+    text = markdown(replace(BARE, protected=()))
+    for word in ("Not cut", "Notes", "Measured", "Accuracy", "None", "pays for itself"):
+        assert word not in text
+
+
+def test_everything_comes_from_the_report() -> None:
+    assert markdown(FULL) == markdown(replace(FULL))
+    other = replace(FULL, protected=(Protected("stem", "unknown operation"),))
+    assert "stem: unknown operation" in markdown(other)
+    assert "it produces the network's outputs" not in markdown(other)

@@ -101,7 +101,12 @@ def named() -> Run:
     return run(
         mlp(),
         lambda net: structprune.compress(
-            net, torch.randn(2, 784), 0.5, score="magnitude", architecture="structprune:mlp", export=False
+            net,
+            torch.ones(2, 1, 28, 28),
+            0.5,
+            score="magnitude",
+            architecture="structprune:mlp",
+            export=False,
         ),
     )
 
@@ -300,7 +305,7 @@ def test_the_model_itself_trains(residual: Run) -> None:
 def test_a_network_with_an_architecture_is_loaded_without_a_module(named: Run, tmp_path: Path) -> None:
     named.result.save(tmp_path / "result")
     loaded = structprune.load(str(tmp_path / "result"))
-    x = torch.randn(3, 784)
+    x = torch.randn(3, 1, 28, 28)
     assert torch.equal(loaded(x), named.result.model(x))
 
 

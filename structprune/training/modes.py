@@ -31,18 +31,6 @@ def named_device(name: torch.device | str) -> torch.device:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Switch to evaluation mode, and give every module its own mode back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
 def on_device(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """Move the network to a device, and back afterwards.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from structprune import pipeline
@@ -19,13 +21,30 @@ from structprune.checkpoint import staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
 from structprune.criteria import DEFAULT
+from structprune.errors import InputError
 from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
 from structprune.samples import DEFAULT_SAMPLES, Forward, Loss, Samples, random_samples, samples_of
 from structprune.scores import Accumulate, Scores
-from structprune.sources.architecture import Architecture
+from structprune.sources.architecture import Architecture, build_on_meta
+from structprune.sources.identify import mismatch, num_classes, shapes_of
+from structprune.sources.naming import architecture_named
 from structprune.trial import trusted
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Switch gradients on: whoever evaluates networks under ``no_grad`` may well call from there."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **kwargs)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,7 @@ class Compressed:
             shutil.copytree(self.files, stage, dirs_exist_ok=True)
 
 
+@_with_gradients
 def compress(
     model: nn.Module,
     example_input: Tensor | Sequence[Tensor],
@@ -144,7 +164,7 @@ def compress(
         scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed),
         name=type(model).__name__,
         trained_why=why,
-        architecture=Architecture(architecture) if architecture else None,
+        architecture=_architecture(architecture, model),
         judge=Judge(evaluate, 0, "by the caller's own function") if evaluate else None,
         finetune=finetune,
         export=export,
@@ -161,6 +181,7 @@ def compress(
     return done
 
 
+@_with_gradients
 def score(
     model: nn.Module,
     example_input: Tensor | Sequence[Tensor],
@@ -197,7 +218,26 @@ def score(
 
 
 def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (example,) if isinstance(example, Tensor) else tuple(example)
+    tensors = (example,) if isinstance(example, Tensor) else tuple(example)
+    # What was made in inference mode can't be differentiated through; its clone can.
+    return tuple(x.clone() if x.is_inference() else x for x in tensors)
+
+
+def _architecture(name: str | None, model: nn.Module) -> Architecture | None:
+    """Look up what is to rebuild the network, and make sure that it does.
+
+    Raises:
+        InputError: it builds another network.
+        UsageError: nothing has that name.
+        UnsafeCheckpointError: it names code that is no zoo's.
+    """
+    if name is None:
+        return None
+    shapes = shapes_of(model.state_dict())
+    architecture = architecture_named(name, num_classes(shapes))
+    if other := mismatch(build_on_meta(architecture), shapes):
+        raise InputError(f"architecture={name!r} does not build this network: {other.first}")
+    return architecture
 
 
 def _samples(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from structprune.batch_norm import evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.criteria import DEFAULT, named
-from structprune.errors import InputError, UsageError
+from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, input_sizes
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
@@ -25,6 +25,12 @@ DEFAULT_DRAWS = 5
 # operations lie between them; a pass is to stay below this many bytes.
 _BYTES_PER_PASS = 1.6e9
 _BYTES_PER_INPUT_BYTE = 12
+
+
+_CHOICES: Mapping[str, tuple[str | None, ...]] = {
+    "accumulate": (None, "total", "abs", "square"),
+    "batch_norm": ("fixed", "batch"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,9 @@ class Scoring:
 
     def __post_init__(self) -> None:
         named(self.score)  # an unknown name is better refused before any work
+        for option, known in _CHOICES.items():
+            if (given := getattr(self, option)) not in known:
+                raise UsageError(f"unknown {option} {given!r}; known: {', '.join(filter(None, known))}")
         if self.draws < 1 or self.steps < 1 or (self.chunk is not None and self.chunk < 1):
             raise UsageError(
                 f"draws {self.draws}, steps {self.steps} and chunk {self.chunk} must all be at least 1"
@@ -88,6 +97,7 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
     Returns:
         group name -> (C,) scores, larger = keep.
     """
+    _check_groups(groups)
     chunk = scoring.chunk or fitting_chunk(model, samples)
     gated = gate_channels(model, groups, _input_bytes(model, samples, chunk))
     sampling = Sampling(
@@ -108,6 +118,12 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
     for scores in found:
         _check(scores, groups)
     return fuse(found)
+
+
+def _check_groups(groups: ChannelGroups) -> None:
+    if not len(groups):
+        reasons = "; ".join(f"{row.layer}: {row.reason}" for row in groups.protected[:4])
+        raise TargetUnreachableError(f"nothing in this network can be cut: {reasons or 'it has no layers'}")
 
 
 def _check(scores: Scores, groups: ChannelGroups) -> None:
@@ -139,6 +155,7 @@ def choose(
     Returns:
         The plan, and the scores of the last step.
     """
+    _check_groups(groups)
     plan: Plan | None = None
     targets = one_shot(budget.remove) if scoring.steps == 1 else exponential(budget.remove, scoring.steps)
     select(_flat_scores(groups), groups, budget)  # an unreachable target is refused before any work
@@ -175,7 +192,7 @@ def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
 
 
 def fitting_chunk(model: nn.Module, samples: Samples) -> int:
-    """Return a power of two of samples whose pass stays small in memory; the same on every machine."""
+    """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere."""
     one = sum(_input_bytes(model, samples, 1).values())
     fitting = max(1, int(_BYTES_PER_PASS / (_BYTES_PER_INPUT_BYTE * max(one, 1))))
     largest = max(len(batch) for batch in samples.batches)

@@ -9,7 +9,7 @@ so memory is that of one chunk whatever the number of samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 
 def gradient(terms: Sequence[Term], gates: Gates) -> Tensors:
     """Return dL/dc of the sum of terms, shaped like the gates."""
-    return _sum(_grad(term(gates), gates) for term in terms)
+    return summed(_grad(term(gates), gates) for term in terms)
 
 
 def hessian_gradient(terms: Sequence[Term], gates: Gates, along: Gates | None = None) -> Tensors:
@@ -42,8 +42,8 @@ def hessian_gradient(terms: Sequence[Term], gates: Gates, along: Gates | None = 
     if len(terms) == 1:  # one graph serves for g and for H g
         first = _grad(terms[0](gates), wrt, create_graph=True)
         return _grad(_dot(_detached(first), first), gates)
-    g = _sum(_grad(term(gates), wrt) for term in terms)
-    return _sum(_grad(_dot(g, _grad(term(gates), wrt, create_graph=True)), gates) for term in terms)
+    g = summed(_grad(term(gates), wrt) for term in terms)
+    return summed(_grad(_dot(g, _grad(term(gates), wrt, create_graph=True)), gates) for term in terms)
 
 
 def _grad(scalar: Tensor, wrt: Gates, create_graph: bool = False) -> Tensors:
@@ -63,7 +63,8 @@ def _detached(tensors: Tensors) -> Tensors:
     return {name: x.detach() for name, x in tensors.items()}
 
 
-def _sum(rows: Iterator[Tensors]) -> Tensors:
+def summed(rows: Iterable[Tensors]) -> Tensors:
+    """Add up dicts of tensors under the same names."""
     total: Tensors = {}
     for row in rows:
         total = {name: total[name] + x if total else x for name, x in row.items()}

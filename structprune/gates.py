@@ -9,6 +9,7 @@ Letters: C channels of a group, I inputs of a layer, O outputs, G conv groups, k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -93,7 +94,9 @@ class GatedModel:
         return {name: buffer.clone() for name, buffer in self.model.named_buffers()}
 
 
-def gate_channels(model: nn.Module, groups: ChannelGroups, input_bytes: Mapping[str, int]) -> GatedModel:
+def gate_channels(
+    model: nn.Module, groups: ChannelGroups, input_bytes: Mapping[str, int] | None = None
+) -> GatedModel:
     """Put one gate per channel of every group where the channel is read.
 
     Args:
@@ -101,6 +104,7 @@ def gate_channels(model: nn.Module, groups: ChannelGroups, input_bytes: Mapping[
         groups: its groups of coupled channels.
         input_bytes: layer -> bytes of its input in one pass. A gate goes on the input where that is
             smaller than the weight; both give the same scores, memory differs by up to a factor of two.
+            None puts every gate on an input, which copies no weight.
 
     Returns:
         The gated model, one gate of shape (C,) per group.
@@ -110,7 +114,7 @@ def gate_channels(model: nn.Module, groups: ChannelGroups, input_bytes: Mapping[
     input_scales: dict[str, Scale] = {}
     for name, index_I in _gate_indices(layers, groups).items():
         layer = layers[name]
-        on_input = input_bytes.get(name, 0) < weight_of(layer).nbytes and name in input_bytes
+        on_input = input_bytes is None or input_bytes.get(name, math.inf) < weight_of(layer).nbytes
         target = input_scales if on_input else weight_scales
         view = _input_view(layer) if on_input else _weight_view(layer)
         target[name if on_input else f"{name}.weight"] = _channel_scale(groups, index_I, view)

@@ -30,13 +30,15 @@ from structprune.errors import InputError
 from structprune.proofs import LEAST_SPREAD, closed_gates, reloaded, require, signature
 from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
 from structprune.request import Meter, Outcome, Request, Say, Tools
-from structprune.samples import random_like
+from structprune.samples import Samples, random_like
 from structprune.scores import Scores
 from structprune.sources.architecture import FACTORY
 from structprune.surgery import shrink, weight_entries, widths
 from structprune.trial import trusted
 
 PROOF_INPUTS = 8
+# In float64 a convolution lays out all of its patches, for the whole batch.
+CLOSED_INPUTS = 4
 TRIAL_INPUTS = 3
 
 
@@ -97,6 +99,7 @@ def compress(
         InputError: the network or the data can't be used.
     """
     check_finite(request.model)
+    _check_samples(request.samples)
     run = _Run(request, folder, tools, say, _Clock(say), list(request.notes), _proof_inputs(request))
     with tools.metered() if tools and request.measure else nullcontext() as meter:
         cut = _cut(run)
@@ -123,7 +126,8 @@ def _cut(run: _Run) -> _Cut:
         small = shrink(model, groups, plan).eval()
     run.notes.extend(_missed(groups, plan))
     with clock.step("prove", "proving the cut"):
-        proof = closed_gates(model, small, groups, plan, run.inputs)
+        some = tuple(x[:CLOSED_INPUTS] for x in run.inputs)
+        proof = closed_gates(model, small, groups, plan, some)
         require([proof])
     return _Cut(groups, plan, scores, small, proof)
 
@@ -186,14 +190,22 @@ def _report(
 
 
 def check_finite(model: nn.Module) -> None:
-    """Refuse a network with NaN or infinite parameters or buffers.
+    """Refuse a network without parameters, or with NaN or infinite ones.
 
     Raises:
         InputError: naming the first.
     """
+    if not any(True for _ in model.parameters()):
+        raise InputError("the network has no parameters, so there is nothing to cut")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{name} holds NaN or infinite values; give a network with finite weights")
+
+
+def _check_samples(samples: Samples) -> None:
+    for x in (x for batch in samples.batches for x in batch.inputs):
+        if x.is_floating_point() and not torch.isfinite(x).all():
+            raise InputError("the scoring inputs hold NaN or infinite values; give finite data")
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -248,7 +260,9 @@ def export_proven(
     Where the network's outputs collapse under its own batch-norm statistics, the file is compared all the
     same, and what counts is a second file, of a copy with the statistics of the inputs.
     """
-    on_cpu, inputs = copy.deepcopy(small).cpu().float(), tuple(x.cpu() for x in inputs)
+    on_cpu, inputs = copy.deepcopy(small).cpu().float(), _in_float32(inputs)
+    if next(small.parameters()).dtype != torch.float32:
+        notes.append("the network is exported in float32")
     written = tools.export(on_cpu, inputs, path)
     if written.fallback:
         notes.append(f"ONNX written by the {written.exporter} exporter: {written.fallback}")
@@ -267,6 +281,10 @@ def export_proven(
     return replace(counted, passed=counted.passed and itself, how=how)
 
 
+def _in_float32(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in inputs)
+
+
 def _with_statistics_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     varied = copy.deepcopy(model)
     statistics = take_statistics(
@@ -281,7 +299,7 @@ def _measured(run: _Run, small: nn.Module) -> Sequence[Measurement]:
     request, tools = run.request, run.tools
     if tools is None or not request.measure:
         return ()
-    example = tuple(x.cpu() for x in request.example)
+    example = _in_float32(request.example)
     with run.clock.step("measure", "measuring"), TemporaryDirectory(prefix="structprune-") as scratch:
         dense, pruned = Path(scratch, "dense.onnx"), run.folder / "model.onnx"
         tools.export(copy.deepcopy(request.model).cpu().float(), example, dense)

@@ -82,6 +82,8 @@ def gap(a: Any, b: Any) -> Gap:
     shapes_a, shapes_b = ([tuple(x.shape) for x in leaves] for leaves in (leaves_a, leaves_b))
     if tree_a != tree_b or shapes_a != shapes_b:
         raise InputError(f"outputs of shapes {shapes_a} and {shapes_b} can't be compared")
+    if any(x.dim() == 0 for x in leaves_b):
+        raise InputError("the network puts out a number for a whole batch, which can't be compared by input")
     gaps = [_gap(x.double(), y.double()) for x, y in zip(leaves_a, leaves_b, strict=True)]
     return Gap(
         error=max((g.error for g in gaps), default=0.0),
@@ -119,7 +121,7 @@ def closed_gates(
         inputs: at least 4 inputs, (N, ...).
     """
     dtype, bounds = (torch.float64, IN_FLOAT64) if _fits(dense) else (torch.float32, IN_FLOAT32)
-    closed = gate_channels(copy.deepcopy(dense).to(dtype), groups, {})
+    closed = gate_channels(copy.deepcopy(dense).to(dtype), groups)
     cut = copy.deepcopy(small).to(dtype)
     gates = {name: keep.to(_device(dense), dtype) for name, keep in plan.keep.items()}
     exact = _cast(inputs, dtype)

@@ -58,8 +58,15 @@ def random_samples(
         raise UsageError(f"{count} samples are too few to score on; give at least 2, better 64")
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(random_like(x, count, generator) for x in example)
-    with torch.no_grad(), evaluating(model):
-        output = model(*(x[:2] for x in inputs))
+    try:
+        with torch.no_grad(), evaluating(model):
+            output = model(*(x[:2] for x in inputs))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        shapes = [tuple(x.shape) for x in example]
+        raise InputError(
+            f"the network can't run on an example of shape {shapes}: {reason}; give one that it takes"
+        ) from error
     if not isinstance(output, Tensor) or output.dim() < 2:
         raise InputError(
             f"the network puts out a {type(output).__name__}, for which no loss is known; "

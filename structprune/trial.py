@@ -78,7 +78,7 @@ def _right(
 ) -> bool:
     """Tell whether cutting some of the groups equals closing their gates."""
     plan = _half(groups, groups.groups if some is None else some)
-    gated = gate_channels(model, groups, {})
+    gated = gate_channels(model, groups)
     device = next(model.parameters()).device
     gates = {name: keep.to(device, torch.float64) for name, keep in plan.keep.items()}
     try:

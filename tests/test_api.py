@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import getpass
 import platform
 import re
@@ -24,11 +23,7 @@ from torch.nn.functional import cross_entropy
 import structprune
 from structprune import Compressed
 from structprune.errors import (
-    InputError,
     OutputError,
-    TargetUnreachableError,
-    UnsafeCheckpointError,
-    UsageError,
 )
 from structprune.models.mlp import mlp
 from structprune.report import from_json
@@ -200,10 +195,6 @@ def test_several_inputs_and_a_dictionary_of_outputs(two_inputs: Run) -> None:
     assert [proof.name for proof in result.report.proofs] == ["closed_gates", "reloaded", "onnx", "signature"]
 
 
-def test_the_input_model_can_be_frozen_or_training_and_stays_so(residual: Run) -> None:
-    assert residual.dense.training
-
-
 @pytest.mark.parametrize("any_run", RUNS, indirect=True)
 def test_the_scores_are_those_that_score_gives(any_run: Run) -> None:
     plan, scores = any_run.result.plan, any_run.result.scores
@@ -277,10 +268,11 @@ def test_what_is_loaded_equals_the_model_and_trains_on(residual: Run, saved: Pat
     expected, found = small.state_dict(), loaded.state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert torch.equal(small(X), loaded(X))
+    outputs = small(X)
+    assert torch.equal(outputs, loaded(X))
     losses = trained(loaded)
     assert losses[-1] < losses[0]
-    assert torch.equal(small(X), residual.result.model(X))
+    assert torch.equal(outputs, small(X))  # training one leaves the other alone
 
 
 def trained(model: nn.Module, steps: int = 20) -> list[float]:
@@ -338,111 +330,3 @@ def test_a_save_that_breaks_off_leaves_nothing(
     with pytest.raises((OutputError, KeyboardInterrupt)):
         residual.result.save(tmp_path / "result")
     assert list(tmp_path.iterdir()) == []
-
-
-# ---- temporary files and refusals
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
-
-
-def local_mlp() -> nn.Module:
-    """A network whose class is local, so that its reload is proven without a fresh process."""
-
-    class Local(TinyMLP):
-        pass
-
-    return Local()
-
-
-def compressed(model: nn.Module | None = None, nodes: float = 0.4, **options: Any) -> Compressed:
-    given = {"score": "magnitude", "export": False, "samples": 8, **options}
-    return structprune.compress(model or local_mlp(), example(TinyMLP), nodes, **given)
-
-
-def test_the_files_go_when_the_result_does(scratch: Path) -> None:
-    result = compressed()
-    (folder,) = scratch.iterdir()
-    assert folder == result.files
-    del result
-    gc.collect()
-    assert list(scratch.iterdir()) == []
-
-
-def not_finite() -> nn.Module:
-    model = local_mlp()
-    with torch.no_grad():
-        model.get_parameter("fc2.weight")[1, 1] = torch.nan
-    return model
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"nodes": 0.99}, TargetUnreachableError),
-        ({"nodes": 1.5}, UsageError),
-        ({"nodes": -0.1}, UsageError),
-        ({"nodes": float("nan")}, UsageError),
-        ({"floor": 1.0}, UsageError),
-        ({"align": 0}, UsageError),
-        ({"steps": 0}, UsageError),
-        ({"draws": 0}, UsageError),
-        ({"chunk": 0}, UsageError),
-        ({"samples": 0}, UsageError),
-        ({"samples": 1}, UsageError),
-        ({"score": "snap"}, UsageError),
-        ({"data": []}, InputError),
-        ({"data": (torch.randn(8, 4), torch.zeros(8, dtype=torch.long))}, InputError),
-        ({"accumulate": "sum", "score": "snip"}, UsageError),
-        ({"model": not_finite()}, InputError),
-    ],
-    ids=str,
-)
-def test_what_makes_no_sense_is_refused_with_a_sentence_and_leaves_nothing(
-    scratch: Path, options: dict[str, Any], error: type[Exception]
-) -> None:
-    with pytest.raises(error) as caught:
-        compressed(**options)
-    assert len(str(caught.value)) > 20
-    assert list(scratch.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "architecture", ["resnet", "os:system", "structprune:no_such", "torchvision:resnet18"]
-)
-def test_an_architecture_that_does_not_build_the_network_is_refused_before_any_work(
-    architecture: str,
-) -> None:
-    said: list[str] = []
-    with pytest.raises((UsageError, InputError, UnsafeCheckpointError)):
-        compressed(architecture=architecture, progress=said.append)
-    assert said == []
-
-
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_the_proofs_take_inputs_of_their_own_where_few_score(count: int) -> None:
-    report = compressed(samples=count, export=True).report
-    assert report.samples == count
-    assert [proof.passed for proof in report.proofs] == [True] * 4
-
-
-def test_fine_tuning_is_given_the_shrunk_network() -> None:
-    model = local_mlp()
-    given: list[nn.Module] = []
-    result = compressed(model, finetune=given.append, evaluate=lambda _: 0.5)
-    assert [id(net) for net in given] == [id(result.model)]
-    assert result.report.accuracy is not None
-    assert result.report.accuracy.finetuned == 0.5
-
-
-def test_the_seed_is_all_that_is_random() -> None:
-    def plan(seed: int) -> dict[str, Tensor]:
-        torch.manual_seed(1)
-        return dict(compressed(score="ntk_sap+crop", seed=seed).plan.keep)
-
-    one, again = plan(2), plan(2)
-    assert all(torch.equal(one[g], again[g]) for g in one)

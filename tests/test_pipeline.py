@@ -5,29 +5,27 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.toolbox import Toolbox
 from structprune import pipeline
 from structprune.budget import Budget
 from structprune.checkpoint import save_weights_and_plan
 from structprune.choose import Scoring
 from structprune.errors import InputError, ProofFailedError, TargetUnreachableError
-from structprune.pipeline import compress, export_proven
-from structprune.report import Measurement, Proof, Series, from_json
-from structprune.request import Judge, Outcome, Request, Say
+from structprune.pipeline import compress
+from structprune.report import from_json
+from structprune.request import Judge, Outcome, Request
 from structprune.samples import random_samples
 from structprune.surgery import shrink
 from tests.networks import TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
+from tests.played_tools import CHECKED, ENERGY, PlayedJudge, PlayedTools
 
 
 def mlp() -> nn.Module:
@@ -61,74 +59,6 @@ def request_for(model: nn.Module, x: Tensor, nodes: float = 0.5, **options: Any)
         trained_why="the test says so",
         **options,
     )
-
-
-ENERGY = Measurement(
-    "energy", "onnxruntime", 1, 1, "J", Series(50.0, (50.0,)), Series(20.0, (20.0,)), None, "per 1,000"
-)
-CHECKED = Proof("onnx", True, 1e-7, 1e-4, 1e-5, 1e-2, 0.4, "played")
-
-
-@dataclass
-class PlayedTools:
-    """What ``exporters`` does, with answers that are known; it notes what it is asked."""
-
-    checked: Proof = CHECKED
-    fallback: str | None = None
-    asked: list[str] = field(default_factory=list)
-    exported: list[Path] = field(default_factory=list)
-
-    def export(self, model: nn.Module, example: tuple[Tensor, ...], path: Path) -> Any:
-        path.write_bytes(b"played")
-        self.asked.append("export")
-        self.exported.append(path)
-        return SimpleNamespace(exporter="legacy", opset=17, fallback=self.fallback)
-
-    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> Proof:
-        assert path.exists()
-        self.asked.append("check")
-        return self.checked
-
-    def count_flops(self, model: nn.Module, example: tuple[Tensor, ...]) -> int:
-        """Of a network of linear layers: their weights."""
-        assert [len(x) for x in example] == [1]
-        return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
-
-    @contextmanager
-    def metered(self) -> Iterator[Any]:
-        meter = SimpleNamespace(joules=0.0)
-        self.asked.append("meter on")
-        yield meter
-        meter.joules = 300.0
-        self.asked.append("meter off")
-
-    def measure(
-        self,
-        dense: nn.Module,
-        pruned: nn.Module,
-        example: tuple[Tensor, ...],
-        files: tuple[Path, Path],
-        say: Say,
-    ) -> Any:
-        assert all(path.exists() for path in files)
-        self.asked.append("measure")
-        say("energy")
-        return SimpleNamespace(measurements=(ENERGY,), notes=("memory was not measured",))
-
-    def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
-        return spent_joules / (dense_joules - pruned_joules)
-
-
-@dataclass
-class PlayedJudge:
-    """Says one accuracy after the other, and notes of which network."""
-
-    answers: tuple[float, ...] = (0.9, 0.5, 0.8)
-    judged: list[nn.Module] = field(default_factory=list)
-
-    def __call__(self, model: nn.Module) -> float:
-        self.judged.append(model)
-        return self.answers[len(self.judged) - 1]
 
 
 @dataclass
@@ -415,73 +345,6 @@ def test_a_fine_tuning_that_changes_the_outputs_shape_is_seen(plain: Callable[..
 
     with pytest.raises(ProofFailedError):
         plain(finetune=cut_the_head)
-
-
-# ---- the ONNX proof, with the real tools
-
-LEGACY = Toolbox(exporter="legacy")
-
-
-@dataclass(frozen=True)
-class ExportsAnother(Toolbox):
-    """Writes the file of another network: with other weights, the first time or every time."""
-
-    times: int = 100
-    written: list[Path] = field(default_factory=list)
-
-    def export(self, model: nn.Module, example: tuple[Tensor, ...], path: Path) -> Any:
-        self.written.append(path)
-        other = copy.deepcopy(model)
-        if len(self.written) <= self.times:
-            with torch.no_grad():
-                other.get_parameter("head.bias").add_(torch.tensor([1.0, 0.0, -1.0]))
-        return super().export(other, example, path)
-
-
-class Collapsing(TinyResidualConcat):
-    """Its outputs hardly vary until its batch norms have seen data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("stem", "residual"):
-            nn.init.normal_(self.get_parameter(f"{name}.weight"), std=1e-3)
-
-
-INPUTS = (example(TinyResidualConcat, 8),)
-
-
-def test_the_right_file_passes(tmp_path: Path) -> None:
-    notes: list[str] = []
-    proof = export_proven(TinyResidualConcat().eval(), tmp_path / "model.onnx", INPUTS, LEGACY, notes)
-    assert proof.passed
-    assert notes == []
-    assert (tmp_path / "model.onnx").exists()
-
-
-def test_the_file_of_another_network_fails(tmp_path: Path) -> None:
-    tools = ExportsAnother(exporter="legacy")
-    proof = export_proven(TinyResidualConcat().eval(), tmp_path / "model.onnx", INPUTS, tools, [])
-    assert not proof.passed
-
-
-def test_where_outputs_collapse_a_copy_with_statistics_of_the_inputs_counts(tmp_path: Path) -> None:
-    model, path = Collapsing().eval(), tmp_path / "model.onnx"
-    assert not LEGACY.check(model, LEGACY.export(model, INPUTS, path).path, INPUTS).passed
-    before = snapshot(model)
-    proof = export_proven(model, path, INPUTS, LEGACY, [])
-    assert proof.passed
-    assert "on a copy with the inputs' batch-norm statistics, the file itself: " in proof.how
-    assert proof.spread is not None
-    assert proof.spread > 1e-3
-    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
-    assert changed(before, snapshot(model)) == []
-
-
-@pytest.mark.parametrize("times", [1, 100], ids=["the file itself", "both files"])
-def test_where_outputs_collapse_another_network_fails_too(tmp_path: Path, times: int) -> None:
-    tools = ExportsAnother(exporter="legacy", times=times)
-    proof = export_proven(Collapsing().eval(), tmp_path / "model.onnx", INPUTS, tools, [])
-    assert not proof.passed
 
 
 # ---- the same again

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from structprune import proofs
 from structprune.budget import Budget, Plan
-from structprune.channels import ChannelGroup, ChannelGroups, Coupling, channel_groups
-from structprune.checkpoint import save_weights_and_plan, widths_of
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.errors import InputError, ProofFailedError
-from structprune.proofs import Bounds, Gap, closed_gates, gap, reloaded, require, signature
+from structprune.proofs import Bounds, Gap, closed_gates, gap, require
 from structprune.report import Proof
 from structprune.surgery import shrink
-from tests.networks import TinyConvBN, TinyMLP, TinyResidualConcat, example
+from tests.cuts import FAULTS, Cut, Deep, like_trained
+from tests.networks import TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
-
-
-class Cut:
-    """A tiny network with a residual sum and a concat, cut at random; batch norms like trained ones."""
-
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.dense, self.inputs = model.eval(), inputs
-        self.groups = channel_groups(model, inputs)
-        self.plan = every_second(self.groups)
-        self.small = shrink(model, self.groups, self.plan).eval()
-
-    def proof(self) -> Proof:
-        return closed_gates(self.dense, self.small, self.groups, self.plan, self.inputs)
-
-
-def every_second(groups: ChannelGroups) -> Plan:
-    return Plan({g.name: torch.arange(g.size) % 2 == 0 for g in groups}, Budget(0.5), 0.5)
-
-
-def like_trained(model: nn.Module) -> nn.Module:
-    """Batch norms with scales, shifts and statistics of their own, so that every channel differs."""
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if name.endswith(("running_mean", "bias")):
-                tensor.normal_(0.0, 0.3)
-            elif name.endswith("running_var") or (tensor.dim() == 1 and tensor.is_floating_point()):
-                tensor.uniform_(0.5, 1.5)
-    return model
 
 
 @pytest.fixture
@@ -145,55 +115,6 @@ def test_a_right_cut_is_exact_and_leaves_no_trace(cut: Cut) -> None:
     assert changed(before[0], snapshot(cut.dense)) == changed(before[1], snapshot(cut.small)) == []
 
 
-@torch.no_grad()
-def permuted_outputs(small: nn.Module) -> None:
-    weight = small.get_parameter("mix.weight")
-    weight[[0, 1]] = weight[[1, 0]]
-
-
-@torch.no_grad()
-def permuted_inputs(small: nn.Module) -> None:
-    weight = small.get_parameter("mix.weight")
-    weight[:, [0, 1]] = weight[:, [1, 0]]
-
-
-@torch.no_grad()
-def permuted_statistics(small: nn.Module) -> None:
-    mean = small.get_buffer("bn1.running_mean")
-    mean[[0, 1]] = mean[[1, 0]]
-
-
-@torch.no_grad()
-def one_weight_changed(small: nn.Module) -> None:
-    small.get_parameter("mix.weight")[0, 0] += 1e-2
-
-
-@torch.no_grad()
-def weight_not_a_number(small: nn.Module) -> None:
-    small.get_parameter("head.weight")[0, 0] = torch.nan
-
-
-@torch.no_grad()
-def mean_not_a_number(small: nn.Module) -> None:
-    small.get_buffer("bn0.running_mean")[0] = torch.nan
-
-
-@torch.no_grad()
-def constant_output(small: nn.Module) -> None:
-    small.get_parameter("head.weight").zero_()
-
-
-FAULTS = [
-    permuted_outputs,
-    permuted_inputs,
-    permuted_statistics,
-    one_weight_changed,
-    weight_not_a_number,
-    mean_not_a_number,
-    constant_output,
-]
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_a_fault_in_the_shrunk_network_fails(
@@ -266,25 +187,6 @@ def test_in_float32_the_bounds_are_its_own(cut: Cut, monkeypatch: pytest.MonkeyP
     assert proof.error < 1e-5
 
 
-class Deep(nn.Module):
-    """Many small steps: under fresh statistics every output is its bias to within 1e-10."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(4 if i else 3, 4, 3, padding=1) for i in range(5))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(5))
-        self.head = nn.Linear(4, 3)
-        for layer in self.layers:
-            nn.init.normal_(layer.get_parameter("weight"), std=1e-3)
-            nn.init.zeros_(layer.get_parameter("bias"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = torch.relu(norm(layer(x)))
-        out: Tensor = self.head(x.mean((2, 3)))
-        return out
-
-
 @pytest.fixture
 def collapsed() -> Cut:
     return Cut(Deep(), (torch.randn(8, 3, 8, 8),))
@@ -317,129 +219,6 @@ def test_a_network_with_a_constant_output_proves_nothing() -> None:
     assert (proof.error, proof.passed) == (0.0, False)
     with pytest.raises(ProofFailedError, match="too little to compare"):
         require([proof])
-
-
-# ---- written and read back
-
-
-@pytest.fixture
-def written(cut: Cut, tmp_path: Path) -> Path:
-    return write(cut, cut.small, tmp_path / "result")
-
-
-def write(cut: Cut, small: nn.Module, folder: Path) -> Path:
-    folder.mkdir()
-    widths = widths_of(cut.dense)
-    save_weights_and_plan(folder, small, cut.plan, None, (3, 8, 8), dense_widths=widths)
-    return folder
-
-
-def test_what_was_written_comes_back_in_a_fresh_process(cut: Cut, written: Path) -> None:
-    before = snapshot(cut.small)
-    proof = reloaded(cut.small, written, cut.inputs, cut.dense)
-    assert (proof.passed, proof.error) == (True, 0.0)
-    assert "fresh process" in proof.how
-    assert changed(before, snapshot(cut.small)) == []
-
-
-def locally_defined(model: nn.Module) -> nn.Module:
-    """The same network in a class that no other process can import, which is loaded right here."""
-
-    class Local(TinyResidualConcat):
-        pass
-
-    local = Local()
-    local.load_state_dict(model.state_dict())
-    return local
-
-
-def test_a_class_that_can_not_be_imported_is_loaded_right_here(cut: Cut, written: Path) -> None:
-    proof = reloaded(cut.small, written, cut.inputs, locally_defined(cut.dense))
-    assert (proof.passed, proof.error) == (True, 0.0)
-    assert "in this process" in proof.how
-
-
-@pytest.mark.parametrize(
-    "fault", [f for f in FAULTS if f is not constant_output], ids=lambda fault: fault.__name__
-)
-def test_a_wrong_tensor_in_the_file_fails(
-    cut: Cut, tmp_path: Path, fault: Callable[[nn.Module], None]
-) -> None:
-    wrong = copy.deepcopy(cut.small)
-    fault(wrong)
-    folder = write(cut, wrong, tmp_path / "wrong")
-    proof = reloaded(cut.small, folder, cut.inputs, locally_defined(cut.dense))
-    assert not proof.passed
-    with pytest.raises(ProofFailedError, match="reloaded failed"):
-        require([proof])
-
-
-def test_a_wrong_statistic_in_the_file_fails_where_outputs_collapse(collapsed: Cut, tmp_path: Path) -> None:
-    """There the networks are compared with the inputs' statistics, which must not hide their own."""
-    wrong = copy.deepcopy(collapsed.small)
-    wrong.get_buffer("norms.4.running_mean").fill_(-3.0)
-    folder = write(collapsed, wrong, tmp_path / "wrong")
-
-    class Local(Deep):
-        pass
-
-    local = Local()
-    local.load_state_dict(collapsed.dense.state_dict())
-    assert not reloaded(collapsed.small, folder, collapsed.inputs, local).passed
-
-
-def test_a_result_that_can_not_be_loaded_fails_with_the_reason(cut: Cut, written: Path) -> None:
-    weights = written / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-5] ^= 1  # in the last tensor
-    weights.write_bytes(content)
-    with pytest.raises(ProofFailedError, match=r"can't be loaded in a fresh process: .+") as caught:
-        reloaded(cut.small, written, cut.inputs, cut.dense)
-    assert "Traceback" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-# ---- the signature
-
-
-class Changed(nn.Module):
-    """Another network around the small one, which answers in another form."""
-
-    def __init__(self, small: nn.Module, change: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.small, self.change = small, change
-
-    def forward(self, x: Tensor) -> object:
-        return self.change(self.small(x))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda y: (y,),
-        lambda y: {"out": y},
-        lambda y: y[:, :2],
-        lambda y: y[None],
-        lambda y: y.double(),
-        lambda y: y[:3],
-        lambda y: (y, 1),
-    ],
-    ids=["tuple", "dict", "narrower", "one more dimension", "precision", "batch fixed", "one more"],
-)
-def test_another_output_structure_fails(cut: Cut, change: Callable[[Tensor], object]) -> None:
-    assert signature(cut.dense, cut.small, cut.inputs).passed
-    proof = signature(cut.dense, Changed(cut.small, change), cut.inputs)
-    assert not proof.passed
-    assert proof.error > 0
-    with pytest.raises(ProofFailedError, match=r"signature failed: error .*batch sizes 2 and 5"):
-        require([proof])
-
-
-def test_the_signature_leaves_no_trace() -> None:
-    dense = TinyConvBN().train()
-    before = snapshot(dense)
-    signature(dense, dense, (example(TinyConvBN, 8),))
-    assert changed(before, snapshot(dense)) == []
 
 
 # ---- the verdict

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from structprune.batch_norm import Statistics, evaluating, take_statistics
-from structprune.curvature import exact_arithmetic
+from structprune.curvature import exact_arithmetic, summed
 from structprune.gates import GatedModel, Gates
 from structprune.layers import BatchNorm, weight_of, weighted_layers
 from structprune.scores import Batch, Sampling, Scores, finished
@@ -53,16 +53,29 @@ def ntk_sap(
     total = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     with evaluating(gated.model), exact_arithmetic():
         for batch in _draws(sampling):
-            batch = batch if real else _noise(batch, generator)
-            start = {} if keep else _redrawn(gated.model, generator)
-            stepped = _stepped(gated.model, start, epsilon, generator)
-            fixed = keep and sampling.batch_norm == "fixed"
-            statistics = sampling.statistics if fixed else _statistics(gated, sampling, batch, start)
-            branch = partial(_outputs, gated, sampling, statistics)
-            for chunk in batch.chunks(sampling.chunk):
-                for name, value in _derivative(branch, gates, start, stepped, chunk).items():
-                    total[name] += value
+            drawn = batch if real else _noise(batch, generator)
+            for name, value in _draw(gated, sampling, gates, drawn, keep, epsilon, generator).items():
+                total[name] += value
     return finished({name: value.abs() for name, value in total.items()}, "ntk_sap")
+
+
+def _draw(
+    gated: GatedModel,
+    sampling: Sampling,
+    gates: Gates,
+    batch: Batch,
+    keep: bool,
+    epsilon: float,
+    generator: torch.Generator,
+) -> Parameters:
+    """dJ/dc of one draw. A function of its own, so that one draw's weights are gone before the next."""
+    start = {} if keep else _redrawn(gated.model, generator)
+    stepped = _stepped(gated.model, start, epsilon, generator)
+    fixed = keep and sampling.batch_norm == "fixed"
+    statistics = sampling.statistics if fixed else _statistics(gated, sampling, batch, start)
+    branch = partial(_outputs, gated, sampling, statistics)
+    chunks = (_derivative(branch, gates, start, stepped, c) for c in batch.chunks(sampling.chunk))
+    return summed(chunks)
 
 
 def _draws(sampling: Sampling) -> Iterator[Batch]:

@@ -1,0 +1,153 @@
+"""Options of the Python interface on a network that is cut in a moment: refusals, modes, precisions."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import structprune
+from structprune import Compressed
+from structprune.errors import (
+    InputError,
+    TargetUnreachableError,
+    UnsafeCheckpointError,
+    UsageError,
+)
+from tests.networks import TinyMLP, example
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def local_mlp() -> nn.Module:
+    """A network whose class is local, so that its reload is proven without a fresh process."""
+
+    class Local(TinyMLP):
+        pass
+
+    return Local()
+
+
+def compressed(model: nn.Module | None = None, nodes: float = 0.4, **options: Any) -> Compressed:
+    given = {"score": "magnitude", "export": False, "samples": 8, **options}
+    return structprune.compress(model or local_mlp(), example(TinyMLP), nodes, **given)
+
+
+def test_the_files_go_when_the_result_does(scratch: Path) -> None:
+    result = compressed()
+    assert [*scratch.glob("structprune-*")] == [result.files]  # torch may keep caches of its own beside it
+    del result
+    gc.collect()
+    assert [*scratch.glob("structprune-*")] == []
+
+
+def not_finite() -> nn.Module:
+    model = local_mlp()
+    with torch.no_grad():
+        model.get_parameter("fc2.weight")[1, 1] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"nodes": 0.99}, TargetUnreachableError),
+        ({"nodes": 1.5}, UsageError),
+        ({"nodes": -0.1}, UsageError),
+        ({"nodes": float("nan")}, UsageError),
+        ({"floor": 1.0}, UsageError),
+        ({"align": 0}, UsageError),
+        ({"steps": 0}, UsageError),
+        ({"draws": 0}, UsageError),
+        ({"chunk": 0}, UsageError),
+        ({"samples": 0}, UsageError),
+        ({"samples": 1}, UsageError),
+        ({"score": "snap"}, UsageError),
+        ({"data": []}, InputError),
+        ({"data": (torch.randn(8, 4), torch.zeros(8, dtype=torch.long))}, InputError),
+        ({"accumulate": "sum", "score": "snip"}, UsageError),
+        ({"model": not_finite()}, InputError),
+        ({"model": nn.ReLU()}, InputError),
+        ({"model": nn.Linear(7, 3)}, InputError),
+        ({"data": (torch.full((8, 5), torch.nan), torch.zeros(8, dtype=torch.long))}, InputError),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused_with_a_sentence_and_leaves_nothing(
+    scratch: Path, options: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error) as caught:
+        compressed(**options)
+    assert len(str(caught.value)) > 20
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "architecture", ["resnet", "os:system", "structprune:no_such", "torchvision:resnet18"]
+)
+def test_an_architecture_that_does_not_build_the_network_is_refused_before_any_work(
+    architecture: str,
+) -> None:
+    said: list[str] = []
+    with pytest.raises((UsageError, InputError, UnsafeCheckpointError)):
+        compressed(architecture=architecture, progress=said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_proofs_take_inputs_of_their_own_where_few_score(count: int) -> None:
+    report = compressed(samples=count, export=True).report
+    assert report.samples == count
+    assert [proof.passed for proof in report.proofs] == [True] * 4
+
+
+@pytest.mark.parametrize("score", ["magnitude", "snip"])
+def test_a_network_without_anything_to_cut_is_refused(score: str) -> None:
+    with pytest.raises((TargetUnreachableError, InputError), match="output"):
+        compressed(nn.Sequential(nn.Linear(5, 3)), 0.5, score=score)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_the_caller_has_switched_them_off(mode: Callable[[], Any]) -> None:
+    model = local_mlp()
+    expected = compressed(model, score="crop").scores.values
+    with mode():
+        found = compressed(model, score="crop").scores.values
+    assert all(torch.equal(found[g], expected[g]) for g in expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_other_precisions_are_exported_in_float32(dtype: torch.dtype) -> None:
+    x = example(TinyMLP).to(dtype)
+    result = structprune.compress(local_mlp().to(dtype), x, 0.4, score="magnitude")
+    assert {p.dtype for p in result.model.parameters()} == {dtype}
+    assert [proof.passed for proof in result.report.proofs] == [True] * 4
+
+
+def test_fine_tuning_is_given_the_shrunk_network() -> None:
+    model = local_mlp()
+    given: list[nn.Module] = []
+    result = compressed(model, finetune=given.append, evaluate=lambda _: 0.5)
+    assert [id(net) for net in given] == [id(result.model)]
+    assert result.report.accuracy is not None
+    assert result.report.accuracy.finetuned == 0.5
+
+
+def test_the_seed_is_all_that_is_random() -> None:
+    def plan(seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        return dict(compressed(score="ntk_sap+crop", seed=seed).plan.keep)
+
+    one, again = plan(2), plan(2)
+    assert all(torch.equal(one[g], again[g]) for g in one)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,9 @@ def _runner(
     model = copy.deepcopy(network).to(device) if on_cuda else network
     with evaluating(model):
         yield _torch_runner(
-            model, tuple(x.to(device) for x in inputs), _cuda_timed if on_cuda else _cpu_timed
+            model,
+            tuple(x.to(device) for x in inputs),
+            partial(_cuda_timed, device=device) if on_cuda else _cpu_timed,
         )
 
 
@@ -145,15 +148,16 @@ def _cpu_timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _cuda_timed(run: Callable[[], object]) -> float:
+def _cuda_timed(run: Callable[[], object], device: str) -> float:
     """Time on the device's own clock, from an idle device to an idle device."""
     event: Any = torch.cuda.Event
-    start, end = event(enable_timing=True), event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
+    with torch.cuda.device(device):
+        start, end = event(enable_timing=True), event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
     return float(start.elapsed_time(end)) / 1e3
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from structprune import pipeline
 from structprune.budget import Budget, Plan
 from structprune.channels import channel_groups
-from structprune.checkpoint import staged_folder
+from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
 from structprune.criteria import DEFAULT
-from structprune.errors import InputError
+from structprune.errors import InputError, UsageError
 from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
@@ -70,15 +70,29 @@ class Compressed:
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Write the result folder: weights, plan, ONNX file and reports, all of them or none.
 
+        They are those of the network as it was compressed: what is trained afterwards was proven by nobody.
+
         Args:
             folder: where; it must not exist.
             force: replace a result folder of ours that is already there.
 
         Raises:
             OutputError: the folder can't be written, exists, or holds a file that isn't ours.
+            UsageError: the network has changed since.
         """
+        self._check_unchanged()
         with staged_folder(Path(folder), force) as stage:
             shutil.copytree(self.files, stage, dirs_exist_ok=True)
+
+    def _check_unchanged(self) -> None:
+        from safetensors.torch import load_file
+
+        own = self.model.state_dict()
+        if any(not torch.equal(x, own[name].cpu()) for name, x in load_file(self.files / WEIGHTS).items()):
+            raise UsageError(
+                "the network has been trained or changed since it was compressed, and its proofs and its "
+                "ONNX file are no longer its own; pass finetune= to compress, or save its state dict"
+            )
 
 
 @_with_gradients
@@ -172,7 +186,7 @@ def compress(
     )
     files = Path(mkdtemp(prefix="structprune-"))
     try:
-        outcome = pipeline.compress(request, files, Toolbox(), progress)
+        outcome = pipeline.compress(request, files, Toolbox(device=str(example[0].device)), progress)
         done = Compressed(outcome.model, outcome.plan, outcome.report, outcome.scores, example, files)
     except BaseException:
         shutil.rmtree(files, ignore_errors=True)
@@ -212,7 +226,7 @@ def score(
     known, _ = is_trained(model, False, False, trained)
     chosen = _samples(model, example, data, loss, forward, samples, seed)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed)
-    few = tuple(x[:TRIAL_INPUTS] for x in chosen.batches[0].inputs)
+    few = tuple(x[:TRIAL_INPUTS] for x in pipeline.proof_inputs(chosen, seed))
     groups = trusted(model, channel_groups(model, example), few)
     return score_channels(model, groups, chosen, scoring)
 

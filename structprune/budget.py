@@ -114,7 +114,7 @@ def select(scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget) 
     steps = {group.name: tuple(removal_steps(group, scores[group.name], budget)) for group in groups}
     _check_reachable(groups, steps, target, budget)
     first = _first(steps, target, budget.every_group)
-    taken = _swap(steps, _fill(steps, first, target), target)
+    taken = _swap(steps, first, _fill(steps, first, target), target)
     removed = _removed(steps, taken)
     return Plan(_keep(groups, steps, taken), budget, removed / max(groups.nodes, 1))
 
@@ -167,6 +167,8 @@ def reachable(groups: ChannelGroups, budget: Budget) -> float:
 Steps = Mapping[str, Sequence[Step]]
 Taken = dict[str, int]
 """How many of a group's steps leave; they leave in the group's own order."""
+Trade = tuple[int, float, str, str, int]
+"""What stays left, the score lost, the group that takes a step, the one that returns some, how many."""
 
 
 def _first(steps: Steps, target: int, every_group: bool) -> Taken:
@@ -205,14 +207,14 @@ def _fill(steps: Steps, first: Taken, target: int) -> Taken:
     return taken
 
 
-def _swap(steps: Steps, taken: Taken, target: int) -> Taken:
+def _swap(steps: Steps, first: Taken, taken: Taken, target: int) -> Taken:
     """Trade cheap steps for dearer ones until the rest is smaller than the smallest step.
 
     Needed where every cheap group is at its floor and what is left is less than a step of the others.
     """
     smallest = _smallest_step(steps)
     while (left := target - _removed(steps, taken)) >= smallest:
-        trades = [(rest, loss, a, b, k) for rest, loss, a, b, k in _trades(steps, taken, left) if rest < left]
+        trades = [trade for trade in _trades(steps, first, taken, left) if trade[0] < left]
         if not trades:
             break
         _, _, dearer, cheaper, returned = min(trades)
@@ -221,15 +223,14 @@ def _swap(steps: Steps, taken: Taken, target: int) -> Taken:
     return taken
 
 
-def _trades(steps: Steps, taken: Taken, left: int) -> Iterator[tuple[int, float, str, str, int]]:
-    """Yield (what stays left, score lost, group that takes a step, group that returns k, k)."""
+def _trades(steps: Steps, first: Taken, taken: Taken, left: int) -> Iterator[Trade]:
+    """Yield every trade of one step of a group for the last few of another."""
     heads = {name: row[taken[name]] for name, row in steps.items() if taken[name] < len(row)}
     for dearer, head in heads.items():
         for cheaper, row in steps.items():
             returned, loss = 0, head.score
-            for k, step in enumerate(reversed(row[: taken[cheaper]]), start=1):
-                if step.score == -math.inf:  # it left in an earlier step of the schedule
-                    break
+            # What left in an earlier step of the schedule, or for every group to give something, stays gone.
+            for k, step in enumerate(reversed(row[first[cheaper] : taken[cheaper]]), start=1):
                 returned, loss = returned + step.cost, loss - step.score
                 if cheaper != dearer and left + returned >= head.cost:
                     yield left + returned - head.cost, loss, dearer, cheaper, k

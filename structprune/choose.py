@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from structprune.batch_norm import evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Plan, select
-from structprune.channels import ChannelGroups, channel_groups
+from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, named
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, input_sizes
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
 from structprune.scores import Accumulate, Sampling, Scores, fuse
-from structprune.surgery import shrink
+from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
 
@@ -141,7 +141,6 @@ def _check(scores: Scores, groups: ChannelGroups) -> None:
 def choose(
     model: nn.Module,
     groups: ChannelGroups,
-    example: tuple[Tensor, ...],
     samples: Samples,
     scoring: Scoring,
     budget: Budget,
@@ -162,7 +161,7 @@ def choose(
     for step, target in enumerate(targets, start=1):
         progress(f"scoring, step {step} of {scoring.steps}" if scoring.steps > 1 else "scoring")
         current = model if plan is None else shrink(model, groups, plan)
-        current_groups = groups if plan is None else channel_groups(current, example)
+        current_groups = groups if plan is None else regrouped(groups, plan)
         found = score(current, current_groups, samples, scoring)
         found = found if plan is None else _in_dense_terms(found, plan)
         plan = select(found.values, groups, replace(budget, remove=target))

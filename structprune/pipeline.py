@@ -7,6 +7,7 @@ Exporting and measuring are handed in, so that the core needs neither.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,16 +21,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from structprune import render
-from structprune.batch_norm import take_statistics
+from structprune.batch_norm import evaluating, take_statistics
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.checkpoint import save_weights_and_plan, widths_of
 from structprune.choose import choose
+from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.proofs import LEAST_SPREAD, closed_gates, reloaded, require, signature
 from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
-from structprune.request import Meter, Outcome, Request, Say, Tools
+from structprune.request import Judge, Meter, Outcome, Request, Say, Tools
 from structprune.samples import Samples, random_like
 from structprune.scores import Scores
 from structprune.sources.architecture import FACTORY
@@ -100,7 +102,8 @@ def compress(
     """
     check_finite(request.model)
     _check_samples(request.samples)
-    run = _Run(request, folder, tools, say, _Clock(say), list(request.notes), _proof_inputs(request))
+    inputs = proof_inputs(request.samples, request.scoring.seed)
+    run = _Run(request, folder, tools, say, _Clock(say), list(request.notes), inputs)
     with tools.metered() if tools and request.measure else nullcontext() as meter:
         cut = _cut(run)
         accuracy = _judged_after_finetuning(run, cut.small)
@@ -119,9 +122,7 @@ def _cut(run: _Run) -> _Cut:
         few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
         groups = trusted(model, channel_groups(model, example), few)
     with clock.step("score"):
-        plan, scores = choose(
-            model, groups, example, request.samples, request.scoring, request.budget, run.say
-        )
+        plan, scores = choose(model, groups, request.samples, request.scoring, request.budget, run.say)
     with clock.step("cut", "cutting"):
         small = shrink(model, groups, plan).eval()
     run.notes.extend(_missed(groups, plan))
@@ -130,6 +131,13 @@ def _cut(run: _Run) -> _Cut:
         proof = closed_gates(model, small, groups, plan, some)
         require([proof])
     return _Cut(groups, plan, scores, small, proof)
+
+
+def _draws(request: Request) -> int | None:
+    scoring = request.scoring
+    if "ntk_sap" not in scoring.score.replace("-", "_"):
+        return None
+    return draw_count(request.samples.batches, scoring.draws)
 
 
 def _missed(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
@@ -174,7 +182,7 @@ def _report(
         widths=widths(request.model, cut.small),
         protected=cut.groups.protected,
         samples=sum(len(batch) for batch in request.samples.batches),
-        draws=scoring.draws if "ntk_sap" in scoring.score.replace("-", "_") else None,
+        draws=_draws(request),
         trained=scoring.trained,
         trained_why=request.trained_why,
         data=request.samples.how,
@@ -214,12 +222,14 @@ def write_report(report: Report, folder: Path) -> None:
     (folder / "report.md").write_text(render.markdown(report), encoding="utf-8")
 
 
-def _proof_inputs(request: Request) -> tuple[Tensor, ...]:
+def proof_inputs(samples: Samples, seed: int) -> tuple[Tensor, ...]:
     """The first scoring inputs, topped up with random ones where there are too few to compare outputs."""
-    generator = torch.Generator().manual_seed(request.scoring.seed)
-    columns = zip(*(batch.inputs for batch in request.samples.batches), strict=True)
+    generator = torch.Generator().manual_seed(seed)
+    leading: list[tuple[Tensor, ...]] = []
+    while len(leading) < len(samples.batches) and sum(len(x[0]) for x in leading) < PROOF_INPUTS:
+        leading.append(samples.batches[len(leading)].inputs)
     inputs = []
-    for column in columns:
+    for column in zip(*leading, strict=True):
         own = torch.cat(column)[:PROOF_INPUTS]
         inputs.append(torch.cat([own, random_like(own, PROOF_INPUTS - len(own), generator)]))
     return tuple(inputs)
@@ -229,15 +239,23 @@ def _judged_after_finetuning(run: _Run, small: nn.Module) -> Accuracy | None:
     request, judge = run.request, run.request.judge
     if judge is not None:
         with run.clock.step("evaluate", "taking the accuracy"):
-            before, cut = judge.evaluate(request.model), judge.evaluate(small)
+            before, cut = _judged(judge, request.model), _judged(judge, small)
     if request.finetune is not None:
         with run.clock.step("finetune", "fine-tuning"):
             request.finetune(small)
             small.eval()
     if judge is None:
         return None
-    finetuned = judge.evaluate(small) if request.finetune is not None else None
+    finetuned = _judged(judge, small) if request.finetune is not None else None
     return Accuracy(before, cut, finetuned, judge.images, judge.how)
+
+
+def _judged(judge: Judge, model: nn.Module) -> float:
+    with evaluating(model):
+        accuracy = float(judge.evaluate(model))
+    if not math.isfinite(accuracy):
+        raise InputError(f"evaluate gave {accuracy}; expected a finite accuracy")
+    return accuracy
 
 
 def _write_network(request: Request, folder: Path, small: nn.Module, plan: Plan) -> None:
@@ -321,13 +339,23 @@ def _counts(run: _Run, cut: _Cut) -> dict[str, Any]:
     dense, small, groups, asked = run.request.model, cut.small, cut.groups, run.request.budget
     left = groups.nodes - _nodes_gone(groups, cut.plan)
     one = tuple(x[:1] for x in run.request.example)
-    flops = [run.tools.count_flops(net, one) for net in (dense, small)] if run.tools else None
+    flops = _flops(run, (dense, small), one)
     return {
         "nodes": count(groups.nodes, left, asked.remove if asked.unit == "nodes" else None),
         "weights": count(weight_entries(dense), weight_entries(small)),
         "parameters": count(*(sum(p.numel() for p in net.parameters()) for net in (dense, small))),
         "flops": flops and count(*flops),
     }
+
+
+def _flops(run: _Run, networks: Sequence[nn.Module], one: tuple[Tensor, ...]) -> list[int] | None:
+    if run.tools is None:
+        return None
+    try:
+        return [run.tools.count_flops(net, one) for net in networks]
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # an optional figure
+        run.notes.append(f"multiply-adds were not counted: {error}")
+        return None
 
 
 def _nodes_gone(groups: ChannelGroups, plan: Plan) -> int:

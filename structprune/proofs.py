@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from structprune.batch_norm import BatchNormMode, evaluating
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import load
+from structprune.curvature import exact_arithmetic
 from structprune.errors import InputError, ProofFailedError
 from structprune.gates import gate_channels
 from structprune.layers import batch_norms
@@ -78,7 +80,7 @@ def gap(a: Any, b: Any) -> Gap:
     Raises:
         InputError: the outputs differ in structure or shape.
     """
-    (leaves_a, tree_a), (leaves_b, tree_b) = tree_flatten(a), tree_flatten(b)
+    (leaves_a, tree_a), (leaves_b, tree_b) = _tensors(a), _tensors(b)
     shapes_a, shapes_b = ([tuple(x.shape) for x in leaves] for leaves in (leaves_a, leaves_b))
     if tree_a != tree_b or shapes_a != shapes_b:
         raise InputError(f"outputs of shapes {shapes_a} and {shapes_b} can't be compared")
@@ -90,6 +92,13 @@ def gap(a: Any, b: Any) -> Gap:
         error_of_spread=max((g.error_of_spread for g in gaps), default=0.0),
         spread=min((g.spread for g in gaps), default=0.0),
     )
+
+
+def _tensors(output: Any) -> tuple[list[Tensor], list[Any]]:
+    """Split an output into its tensors and the rest: the structure, and leaves such as None or numbers."""
+    leaves, tree = tree_flatten(output)
+    rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], [str(tree), rest]
 
 
 def _gap(a: Tensor, b: Tensor) -> Gap:
@@ -127,7 +136,7 @@ def closed_gates(
     exact = _cast(inputs, dtype)
 
     def compare(mode: BatchNormMode) -> Gap:
-        with torch.no_grad(), evaluating(closed.model, mode), evaluating(cut, mode):
+        with torch.no_grad(), exact_arithmetic(), evaluating(closed.model, mode), evaluating(cut, mode):
             return gap(closed(gates, exact), cut(*exact))
 
     found, mode = _where_it_counts(compare)
@@ -220,8 +229,8 @@ def reloaded(small: nn.Module, folder: Path, inputs: Inputs, unpruned: nn.Module
         unpruned: for a network that no registry can rebuild, the dense one, which a user would hand to
             ``load``; it is sent along by pickle, or, where its class can't be imported, loaded right here.
     """
-    if unpruned is not None and not _importable(unpruned):
-        where = "in this process, since the network's class can't be imported in another"
+    if unpruned is not None and not _can_travel(unpruned):
+        where = "in this process, since the network can't be pickled for another"
         again = _run_in_modes(load(folder, model=unpruned), inputs)
     else:
         where = "in a fresh process"
@@ -231,7 +240,12 @@ def reloaded(small: nn.Module, folder: Path, inputs: Inputs, unpruned: nn.Module
     return _proof("reloaded", found, Bounds(1e-6, None), f"loaded {where}{_statistics(small, mode)}")
 
 
-def _importable(model: nn.Module) -> bool:
+def _can_travel(model: nn.Module) -> bool:
+    """Tell whether a fresh process could unpickle the network: no class of a script or of a function."""
+    try:
+        pickle.dumps(copy.deepcopy(model).to("meta"))
+    except (pickle.PicklingError, AttributeError, TypeError, NotImplementedError):
+        return False
     return all(
         type(m).__module__ != "__main__" and "<locals>" not in type(m).__qualname__ for m in model.modules()
     )
@@ -242,7 +256,7 @@ def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[BatchNormMode, list[
     outputs: dict[BatchNormMode, list[Tensor]] = {}
     for mode in _MODES:
         with torch.no_grad(), evaluating(model, mode):
-            outputs[mode] = tree_flatten(model(*(x.cpu() for x in inputs)))[0]
+            outputs[mode] = _tensors(model(*(x.cpu() for x in inputs)))[0]
     return outputs
 
 
@@ -255,7 +269,17 @@ def _run_elsewhere(
         # errors say what is wrong.
         with task.open("wb") as file:
             torch.save({"inputs": [x.cpu().clone() for x in inputs], "unpruned": unpruned}, file)
-        command = [sys.executable, "-m", "structprune.proofs", str(folder.resolve()), str(task), str(answer)]
+        # Only a network of the user's own may need modules that lie in the current folder.
+        isolated = [] if unpruned is not None else ["-P"]
+        command = [
+            sys.executable,
+            *isolated,
+            "-m",
+            "structprune.proofs",
+            str(folder.resolve()),
+            str(task),
+            str(answer),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1].partition(": ")[2] or "no message"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,15 +67,21 @@ def random_samples(
         raise InputError(
             f"the network can't run on an example of shape {shapes}: {reason}; give one that it takes"
         ) from error
-    if not isinstance(output, Tensor) or output.dim() < 2:
+    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] < 2:
         raise InputError(
-            f"the network puts out a {type(output).__name__}, for which no loss is known; "
+            f"the network puts out {_described(output)}, for which no loss is known; "
             "call structprune.compress from Python with data=, loss= and forward="
         )
     shape = (count, *output.shape[2:])
     target = torch.randint(0, output.shape[1], shape, generator=generator).to(output.device)
     how = f"{count} random inputs with random labels (no data)"
     return Samples(_mini_batches(inputs, target), functional.cross_entropy, real=False, how=how)
+
+
+def _described(output: object) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"
 
 
 def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -90,6 +96,29 @@ def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def _mini_batches(inputs: tuple[Tensor, ...], target: Tensor, size: int = MINI_BATCH) -> tuple[Batch, ...]:
     return tuple(Batch(inputs, target).mini_batches(size))
+
+
+def mini_batches_of(given: Sequence[Batch], size: int = MINI_BATCH) -> tuple[Batch, ...]:
+    """Deal samples anew into mini-batches that can normalise themselves, whatever batches they came in.
+
+    Batches of inputs that differ in shape stay apart.
+    """
+    runs: list[list[Batch]] = []
+    for batch in given:
+        if runs and _form(runs[-1][0]) == _form(batch):
+            runs[-1].append(batch)
+        else:
+            runs.append([batch])
+    return tuple(one for run in runs for one in _joined(run).mini_batches(size))
+
+
+def _form(batch: Batch) -> list[tuple[Any, ...]]:
+    return [(x.shape[1:], x.dtype) for x in (*batch.inputs, batch.target)]
+
+
+def _joined(run: Sequence[Batch]) -> Batch:
+    inputs = tuple(torch.cat(column) for column in zip(*(batch.inputs for batch in run), strict=True))
+    return Batch(inputs, torch.cat([batch.target for batch in run]))
 
 
 def samples_of(
@@ -111,7 +140,7 @@ def samples_of(
     pairs = (
         [data] if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor) else list(data)
     )
-    batches = [batch for pair in pairs for batch in _pair(pair, device).mini_batches(MINI_BATCH)]
+    batches = mini_batches_of([_pair(pair, device) for pair in pairs])
     if not batches:
         raise InputError(f"data is empty; {_EXPECTED}")
     keywords = {"forward": forward} if forward is not None else {}

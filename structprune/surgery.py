@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +136,44 @@ def _select(layer: Conv, kept_GI: list[Tensor]) -> Tensor:
 
 def _select_transposed(layer: Conv, keep: Tensor) -> Tensor:
     return layer.weight[keep.to(layer.weight.device)]
+
+
+def regrouped(groups: ChannelGroups, plan: Plan) -> ChannelGroups:
+    """Return the groups of the shrunk network, under the same names, without tracing it.
+
+    A trace could see other groups: a grouped conv with one channel a group looks like a depthwise one.
+    """
+    gone = {side: cuts(groups, plan, side) for side in ("producers", "consumers", "carriers")}
+
+    def moved(coupling: Coupling, side: str, keep: Tensor) -> Coupling:
+        left = gone[side].get(coupling.layer, set())
+        renumbered = _renumbered(max(coupling.channels) + 1, left)
+        gate_numbers = (keep.cumsum(0) - 1).tolist()
+        pairs = zip(coupling.channels, coupling.gates, strict=True)
+        kept = [(renumbered[c], gate_numbers[gate]) for c, gate in pairs if c not in left]
+        return Coupling(coupling.layer, tuple(c for c, _ in kept), tuple(gate for _, gate in kept))
+
+    def small(group: ChannelGroup) -> ChannelGroup:
+        keep = plan.keep[group.name]
+
+        def side(name: str) -> tuple[Coupling, ...]:
+            return tuple(moved(coupling, name, keep) for coupling in _couplings(group, name))
+
+        return ChannelGroup(
+            group.name, int(keep.sum()), side("producers"), side("consumers"), side("carriers"), group.divisor
+        )
+
+    nodes = {n: w - len(gone["producers"].get(n, ())) for n, w in groups.widths.items()}
+    return replace(groups, groups=tuple(map(small, groups)), widths=nodes)
+
+
+def _renumbered(width: int, gone: set[int]) -> list[int]:
+    """Position of every channel once some have left; that of one that left means nothing."""
+    numbers, position = [], 0
+    for channel in range(width):
+        numbers.append(position)
+        position += channel not in gone
+    return numbers
 
 
 def widths(dense: nn.Module, small: nn.Module) -> dict[str, tuple[int, int]]:

@@ -22,9 +22,7 @@ from torch.nn.functional import cross_entropy
 
 import structprune
 from structprune import Compressed
-from structprune.errors import (
-    OutputError,
-)
+from structprune.errors import OutputError, UsageError
 from structprune.models.mlp import mlp
 from structprune.report import from_json
 from tests.networks import CLASSES, TinyConvBN, TinyMLP, TinyResidualConcat, example
@@ -330,3 +328,14 @@ def test_a_save_that_breaks_off_leaves_nothing(
     with pytest.raises((OutputError, KeyboardInterrupt)):
         residual.result.save(tmp_path / "result")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_was_trained_since_is_not_saved_under_old_proofs(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    small = structprune.compress(net, torch.zeros(2, 4), 0.5, score="magnitude", export=False)
+    small.save(tmp_path / "before")
+    with torch.no_grad():
+        next(small.model.parameters()).add_(1.0)
+    with pytest.raises(UsageError, match="changed since"):
+        small.save(tmp_path / "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["before"]

@@ -75,7 +75,7 @@ def not_finite() -> nn.Module:
         ({"samples": 1}, UsageError),
         ({"score": "snap"}, UsageError),
         ({"data": []}, InputError),
-        ({"data": (torch.randn(8, 4), torch.zeros(8, dtype=torch.long))}, InputError),
+        ({"data": (torch.ones(8, 4), torch.zeros(8, dtype=torch.long))}, InputError),
         ({"accumulate": "sum", "score": "snip"}, UsageError),
         ({"model": not_finite()}, InputError),
         ({"model": nn.ReLU()}, InputError),

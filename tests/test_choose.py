@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune import choose as choosing
-from structprune.budget import Budget, Plan, select
+from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import Scoring, choose, fitting_chunk, is_trained, score
 from structprune.criteria import CRITERIA
@@ -20,7 +20,7 @@ from structprune.errors import TargetUnreachableError, UnknownNameError, UsageEr
 from structprune.gates import GatedModel
 from structprune.samples import Samples, random_samples, samples_of
 from structprune.scores import Sampling, Scores
-from structprune.surgery import shrink, widths
+from structprune.surgery import regrouped, shrink, widths
 from tests.networks import NETWORKS, Tiny, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 
@@ -34,7 +34,7 @@ class Case:
         self.samples = random_samples(model, self.example, count)
 
     def choose(self, scoring: Scoring, budget: Budget) -> tuple[Plan, Scores]:
-        return choose(self.model, self.groups, self.example, self.samples, scoring, budget)
+        return choose(self.model, self.groups, self.samples, scoring, budget)
 
 
 def wide_mlp() -> nn.Sequential:
@@ -227,7 +227,6 @@ def test_steps_are_told(mlp: Case) -> None:
     choose(
         case.model,
         case.groups,
-        case.example,
         case.samples,
         Scoring("random", steps=2),
         Budget(0.5),
@@ -415,3 +414,29 @@ def test_the_chunk_is_a_power_of_two_and_grows_as_networks_shrink(monkeypatch: p
 
 def test_the_chunk_of_a_real_network_is_the_whole_mini_batch_where_it_is_small(residual: Case) -> None:
     assert fitting_chunk(residual.model, residual.samples) == 16
+
+
+def test_steps_go_on_where_a_grouped_conv_comes_down_to_one_channel_a_group() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, groups=4),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 1),
+        nn.Flatten(),
+        nn.Linear(24 * 4 * 4, 5),
+    )
+    case = Case(model, torch.randn(4, 3, 8, 8))
+    target = int(1000 * reachable(case.groups, Budget(0.5))) / 1000
+    plan, _ = case.choose(Scoring("snip", steps=4), Budget(target))
+    small = shrink(model, case.groups, plan)
+    assert [small.get_submodule(name).weight.shape[0] for name in ("0", "2")] == [4, 4]  # type: ignore[index]
+    assert small(case.example[0]).shape == (4, 5)
+
+
+def test_groups_of_a_shrunk_network_are_those_that_its_own_trace_shows(residual: Case) -> None:
+    plan, _ = residual.choose(Scoring("random"), Budget(0.4))
+    ours = regrouped(residual.groups, plan)
+    traced = channel_groups(shrink(residual.model, residual.groups, plan), residual.example)
+    assert ours.groups == traced.groups
+    assert dict(ours.widths) == dict(traced.widths)

@@ -142,7 +142,7 @@ def test_loaders_are_taken_batch_by_batch(loader: Any) -> None:
 
 def test_a_generator_is_taken_once() -> None:
     samples = samples_of((X[i : i + 5], Y[i : i + 5]) for i in (0, 5))
-    assert [len(batch) for batch in samples.batches] == [5, 5]
+    assert [len(batch) for batch in samples.batches] == [10]
 
 
 def test_several_inputs_stay_together() -> None:
@@ -171,3 +171,17 @@ def test_loss_and_forward_are_the_callers() -> None:
 def test_what_is_no_data_is_refused_with_what_was_expected(data: Any) -> None:
     with pytest.raises(InputError, match=r"expected \(inputs, targets\)"):
         samples_of(data)
+
+
+@pytest.mark.parametrize("sizes", [(16, 1), (1, 1, 1), (5, 16, 12)])
+def test_samples_are_dealt_anew_whatever_batches_they_came_in(sizes: tuple[int, ...]) -> None:
+    pairs = [(torch.randn(n, 3), torch.zeros(n, dtype=torch.long)) for n in sizes]
+    samples = samples_of(pairs)
+    assert min(map(len, samples.batches)) >= 2
+    together = torch.cat([batch.inputs[0] for batch in samples.batches])
+    assert torch.equal(together, torch.cat([x for x, _ in pairs]))
+
+
+def test_one_output_needs_a_loss_of_its_own() -> None:
+    with pytest.raises(InputError, match=r"\(2, 1\).*loss="):
+        random_samples(nn.Linear(4, 1), (torch.zeros(2, 4),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from structprune.batch_norm import Statistics, evaluating, take_statistics
 from structprune.curvature import exact_arithmetic, summed
 from structprune.gates import GatedModel, Gates
-from structprune.layers import BatchNorm, weight_of, weighted_layers
+from structprune.layers import BatchNorm, weighted_layers
 from structprune.scores import Batch, Sampling, Scores, finished
 
 Parameters = dict[str, Tensor]
@@ -85,6 +85,12 @@ def _draws(sampling: Sampling) -> Iterator[Batch]:
         yield from batch.mini_batches(size)
 
 
+def draw_count(sampling_batches: Sequence[Batch], draws: int) -> int:
+    """Return how many draws these mini-batches make where at least ``draws`` are asked for."""
+    size = max(1, sum(map(len, sampling_batches)) // draws)
+    return sum(1 for batch in sampling_batches for _ in batch.mini_batches(size))
+
+
 def _noise(batch: Batch, generator: torch.Generator) -> Batch:
     def like(x: Tensor) -> Tensor:
         if not x.is_floating_point():
@@ -101,20 +107,25 @@ def _redrawn(model: nn.Module, generator: torch.Generator) -> Parameters:
         if isinstance(layer, BatchNorm) and layer.affine:
             drawn[f"{name}.weight"] = torch.ones_like(layer.weight)
             drawn[f"{name}.bias"] = torch.zeros_like(layer.bias)
-    for name, layer in weighted_layers(model):
-        weight = weight_of(layer)
+    for name, weight in _own_weights(model):
         fan_in = nn.init._calculate_correct_fan(weight, "fan_in")
-        drawn[f"{name}.weight"] = _normal(weight, (2.0 / fan_in) ** 0.5, generator)
+        drawn[name] = _normal(weight, (2.0 / fan_in) ** 0.5, generator)
     return drawn
 
 
 def _stepped(model: nn.Module, start: Parameters, epsilon: float, generator: torch.Generator) -> Parameters:
     """The same parameters, with a normal step on every conv and linear weight."""
     stepped = dict(start)
-    for name, layer in weighted_layers(model):
-        weight = start.get(f"{name}.weight", weight_of(layer).detach())
-        stepped[f"{name}.weight"] = weight + _normal(weight, epsilon, generator)
+    for name, own in _own_weights(model):
+        weight = start.get(name, own.detach())
+        stepped[name] = weight + _normal(weight, epsilon, generator)
     return stepped
+
+
+def _own_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Conv and linear weights that are parameters: one that two layers share once, a computed one never."""
+    names = {f"{name}.weight" for name, _ in weighted_layers(model)}
+    return ((name, parameter) for name, parameter in model.named_parameters() if name in names)
 
 
 def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:

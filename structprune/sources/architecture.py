@@ -97,9 +97,10 @@ def _check_argument(
     architecture: Architecture, allowed: frozenset[str] | None, name: str, value: object
 ) -> None:
     # Without a list, as for transformers' configurations, text is refused: it can name code or downloads.
-    if name not in allowed if allowed is not None else isinstance(value, str) or "backbone" in name:
-        raise UnsafeCheckpointError(f"{architecture.source} may not be built with the argument {name!r}")
     numbers = value if isinstance(value, (list, tuple)) else [value]
+    text = any(isinstance(number, str) for number in numbers)
+    if name not in allowed if allowed is not None else text or "backbone" in name:
+        raise UnsafeCheckpointError(f"{architecture.source} may not be built with the argument {name!r}")
     for number in numbers:
         if not isinstance(number, (bool, int, float, str)) or _large(number):
             raise InputError(f"the argument {name} of {architecture.source} is out of bounds: {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def _is_text_pickle(path: Path, head: bytes) -> bool:
 
 def _is_onnx(path: Path, head: bytes) -> bool:
     """An ONNX model opens with field 1, its version as one small number, and mostly field 2, its producer."""
-    return path.suffix == ".onnx" or (head[:1] == b"\x08" and head[1] < 32 and head[2:3] in (b"\x12", b":"))
+    return path.suffix == ".onnx" or (
+        head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b":")
+    )
 
 
 def _read_safetensors(path: Path) -> State:
@@ -138,7 +141,7 @@ def _read_npz(path: Path) -> State:
                 f"{path.name} was not read: it holds pickled objects; save plain arrays instead"
             ) from error
         raise InputError(f"{path.name} is damaged: {error}") from error
-    except (TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (TypeError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path.name} holds what is no tensor, or is damaged: {error}") from error
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from structprune.errors import InputError
 from structprune.sources.architecture import build, build_on_meta
-from structprune.sources.plan_file import PLAN, PlanFile, read_plan
+from structprune.sources.plan_file import PLAN, Kept, PlanFile, read_plan
 from structprune.sources.widths import Width, Widths, set_widths, shapes_implied, widths_of
 
 WEIGHTS = "model.safetensors"
@@ -116,6 +116,20 @@ def check_widths(plan: PlanFile, dense: nn.Module) -> None:
                     )
     for layer, attributes in plan.widths.items():
         _check_groups(layer, attributes)
+    for gate, kept in plan.gates.items():
+        _check_gate(gate, kept, plan)
+
+
+def _check_gate(gate: str, kept: Kept, plan: PlanFile) -> None:
+    """A gate is named after a layer that writes its channels; what is kept of it is that layer's width."""
+    for what, count, widths in (
+        ("size", kept.size, plan.dense_widths),
+        ("kept", len(kept.indices), plan.widths),
+    ):
+        attributes = widths.get(gate, {})
+        width = attributes.get("out_channels", attributes.get("out_features"))
+        if width != count:
+            raise InputError(f"{PLAN}: the {what} of gate {gate} is {count}, and the layer's width {width}")
 
 
 def _check_groups(layer: str, attributes: Mapping[str, Width]) -> None:

@@ -46,7 +46,7 @@ def test_one_json_document_which_is_the_report(cli: Command, here: Path) -> None
     assert document["nodes"] == {"before": 256, "after": 128, "removed": 0.5, "asked": 0.5}
     assert document["weights"]["removed"] > 0.3
     assert {"layer": "5", "reason": "it produces the network's outputs"} in document["protected"]
-    assert (document["samples"], document["draws"], document["seed"]) == (64, 5, 0)
+    assert (document["samples"], document["draws"], document["seed"]) == (64, 8, 0)
     assert (document["trained"], document["accuracy"], document["measurements"]) == (False, None, [])
     network = structprune.load(here / "mlp-nodes0.5")
     widths = {
@@ -141,9 +141,9 @@ def test_images_that_are_held_out_neither_score_nor_train(
     trained: list[set[int]] = []
     judged: list[set[int]] = []
 
-    def choose(model: Any, groups: Any, example: Any, samples: Any, *rest: Any) -> Any:
+    def choose(model: Any, groups: Any, samples: Any, *rest: Any) -> Any:
         scored.extend(_numbers(batch.inputs[0]) for batch in samples.batches)
-        return choosing.choose(model, groups, example, samples, *rest)
+        return choosing.choose(model, groups, samples, *rest)
 
     def finetune(model: Any, batches: Batches, *rest: Any, **options: Any) -> Any:
         trained.append(_numbers_of(batches))

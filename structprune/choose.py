@@ -12,6 +12,7 @@ from structprune.batch_norm import evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, named
+from structprune.curvature import exact_arithmetic
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, input_sizes
 from structprune.samples import Samples
@@ -113,7 +114,8 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
         seed=scoring.seed,
     )
     if not scoring.trained and sampling.batch_norm == "fixed":
-        sampling = replace(sampling, statistics=_statistics(gated, sampling))
+        with exact_arithmetic():
+            sampling = replace(sampling, statistics=_statistics(gated, sampling))
     found = [criterion(gated, sampling) for criterion in named(scoring.score)]
     for scores in found:
         _check(scores, groups)

@@ -75,7 +75,8 @@ def summed(rows: Iterable[Tensors]) -> Tensors:
 def exact_arithmetic() -> Iterator[None]:
     """Switch off what second derivatives can't afford or can't use, and restore it.
 
-    TF32 rounds at 1e-3, autocast at 4e-3; fused attention kernels have no double backward.
+    TF32 rounds at 1e-3, autocast at 4e-3, and so do NNPACK's Winograd convolutions, which torch takes on
+    one thread for batches below 16 only; fused attention kernels have no double backward.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -84,7 +85,11 @@ def exact_arithmetic() -> Iterator[None]:
     try:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cuda", enabled=False):
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            torch.autocast("cuda", enabled=False),
+            torch.backends.nnpack.flags(enabled=False),
+        ):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

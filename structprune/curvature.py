@@ -75,8 +75,7 @@ def summed(rows: Iterable[Tensors]) -> Tensors:
 def exact_arithmetic() -> Iterator[None]:
     """Switch off what second derivatives can't afford or can't use, and restore it.
 
-    TF32 rounds at 1e-3, autocast at 4e-3, and so do NNPACK's Winograd convolutions, which torch takes on
-    one thread for batches below 16 only; fused attention kernels have no double backward.
+    TF32 rounds at 1e-3, autocast at 4e-3; fused attention kernels have no double backward.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -88,7 +87,6 @@ def exact_arithmetic() -> Iterator[None]:
         with (
             sdpa_kernel(SDPBackend.MATH),
             torch.autocast("cuda", enabled=False),
-            torch.backends.nnpack.flags(enabled=False),
         ):
             yield
     finally:

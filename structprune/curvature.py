@@ -75,13 +75,18 @@ def summed(rows: Iterable[Tensors]) -> Tensors:
 def exact_arithmetic() -> Iterator[None]:
     """Switch off what second derivatives can't afford or can't use, and restore it.
 
-    TF32 rounds at 1e-3, autocast at 4e-3; fused attention kernels have no double backward.
+    TF32 rounds at 1e-3, autocast at 4e-3; fused attention kernels have no double backward. And on one
+    thread torch runs 1x1 convolutions of fewer than 16 samples by another kernel than those of more: their
+    last digits differ, which flips rectifiers that are nearly at zero, and the scores of an untrained
+    network then depend on the chunk (to 1e-2 for ResNet-50). On two threads the kernel is always the same.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     fastpath = torch.backends.mha.get_fastpath_enabled()
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(max(2, threads))
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.mha.set_fastpath_enabled(False)
         with (
@@ -92,3 +97,4 @@ def exact_arithmetic() -> Iterator[None]:
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
         torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch.set_num_threads(threads)

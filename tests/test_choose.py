@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from structprune import choose as choosing
@@ -114,6 +115,28 @@ def test_the_chunk_does_not_change_a_score(residual: Case, name: str) -> None:
     largest = max(float(value.max()) for value in one.values.values())
     for group in one.values:
         assert torch.allclose(one.values[group], two.values[group], rtol=0, atol=1e-5 * largest)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["snip", "ntk_sap"])
+def test_nor_does_it_on_one_thread_where_torch_has_two_kernels_for_1x1_convolutions(name: str) -> None:
+    torch.manual_seed(0)
+    deep = Case(torchvision.models.mobilenet_v2(weights=None), torch.randn(2, 3, 64, 64))
+    one, two = (
+        score(deep.model, deep.groups, deep.samples, Scoring(name, draws=1, chunk=chunk)) for chunk in (4, 16)
+    )
+    largest = max(float(value.max()) for value in one.values.values())
+    for group in one.values:
+        assert torch.allclose(one.values[group], two.values[group], rtol=0, atol=1e-5 * largest)
+    assert torch.get_num_threads() == 1
 
 
 # ---- in steps

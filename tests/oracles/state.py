@@ -42,6 +42,7 @@ def world() -> dict[str, Any]:
         "tf32 in cudnn": torch.backends.cudnn.allow_tf32,
         "attention fast path": torch.backends.mha.get_fastpath_enabled(),
         "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
     }
 
 

@@ -15,9 +15,9 @@ from structprune.criteria import DEFAULT, named
 from structprune.curvature import exact_arithmetic
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, input_sizes
-from structprune.samples import Samples
+from structprune.samples import MINI_BATCH, Samples, mini_batches_of
 from structprune.schedules import exponential, one_shot
-from structprune.scores import Accumulate, Sampling, Scores, fuse
+from structprune.scores import Accumulate, Labels, Sampling, Scores, fuse, with_drawn_labels
 from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
@@ -31,6 +31,7 @@ _BYTES_PER_INPUT_BYTE = 12
 _CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "accumulate": (None, "total", "abs", "square"),
     "batch_norm": ("fixed", "batch"),
+    "labels": ("given", "drawn"),
 }
 
 
@@ -45,6 +46,9 @@ class Scoring:
             trained, since its total gradient is nearly zero; else the total, as in the papers.
         batch_norm: ``fixed`` statistics, or ``batch`` for those of every mini-batch.
         draws: weight draws of NTK-SAP, at least.
+        mini_batch: samples whose derivatives are summed before ``abs`` and ``square`` are taken; it
+            changes the score.
+        labels: ``given`` with the samples, or ``drawn`` from what the network itself predicts.
         chunk: samples per pass, or None for as many as fit well into memory; no score depends on it.
         steps: 1 for one shot, more to rescore the shrunk network in between.
         seed: of everything random.
@@ -58,6 +62,8 @@ class Scoring:
     chunk: int | None = None
     steps: int = 1
     seed: int = 0
+    mini_batch: int = MINI_BATCH
+    labels: Labels = "given"
 
     def __post_init__(self) -> None:
         named(self.score)  # an unknown name is better refused before any work
@@ -68,6 +74,8 @@ class Scoring:
             raise UsageError(
                 f"draws {self.draws}, steps {self.steps} and chunk {self.chunk} must all be at least 1"
             )
+        if self.mini_batch < 2:
+            raise UsageError(f"mini-batches of {self.mini_batch} can't be normalised; give at least 2")
 
 
 def is_trained(
@@ -99,6 +107,8 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
         group name -> (C,) scores, larger = keep.
     """
     _check_groups(groups)
+    if scoring.mini_batch != MINI_BATCH:
+        samples = replace(samples, batches=mini_batches_of(samples.batches, scoring.mini_batch))
     chunk = scoring.chunk or fitting_chunk(model, samples)
     gated = gate_channels(model, groups, _input_bytes(model, samples, chunk))
     sampling = Sampling(
@@ -113,9 +123,11 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
         draws=scoring.draws,
         seed=scoring.seed,
     )
-    if not scoring.trained and sampling.batch_norm == "fixed":
-        with exact_arithmetic():
+    with exact_arithmetic():
+        if not scoring.trained and sampling.batch_norm == "fixed":
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
+        if scoring.labels == "drawn":
+            sampling = with_drawn_labels(gated, sampling)
     found = [criterion(gated, sampling) for criterion in named(scoring.score)]
     for scores in found:
         _check(scores, groups)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from structprune.batch_norm import BatchNormMode, Statistics
+from structprune.batch_norm import BatchNormMode, Statistics, evaluating
 from structprune.errors import InputError
 from structprune.gates import GatedModel, Gates
 
 Accumulate = Literal["total", "abs", "square"]
+Labels = Literal["given", "drawn"]
 Term = Callable[[Gates], Tensor]
 """Gates to a scalar: one chunk's share of a loss."""
 
@@ -128,6 +129,45 @@ class Sampling:
             return self.loss(self.run(gated, gates, chunk.inputs, **stand_ins), chunk.target) * share
 
         return term
+
+
+def with_drawn_labels(gated: GatedModel, sampling: Sampling) -> Sampling:
+    """Draw every label from the network's own prediction, softmax of its output.
+
+    Gradients of labels that the network believes in have the Fisher information as their second moment,
+    whatever the data are labelled with.
+
+    Args:
+        gated: the network with its gates.
+        sampling: what it is scored on; the network's outputs are class scores (N, K, ...).
+
+    Raises:
+        InputError: the outputs are no such thing.
+    """
+    generator = torch.Generator().manual_seed(sampling.seed)
+    gates = gated.ones(requires_grad=False)
+
+    def draw(batch: Batch) -> Batch:
+        outputs = torch.cat([_class_scores(sampling.run(gated, gates, c)) for c in _inputs_of(batch)])
+        shares = outputs.float().softmax(1).movedim(1, -1)
+        drawn = torch.multinomial(shares.reshape(-1, shares.shape[-1]).cpu(), 1, generator=generator)
+        return Batch(batch.inputs, drawn.reshape(shares.shape[:-1]).to(outputs.device))
+
+    def _inputs_of(batch: Batch) -> Iterator[tuple[Tensor, ...]]:
+        size = len(batch) if sampling.batch_norm == "batch" else sampling.chunk
+        return (tuple(x[i : i + size] for x in batch.inputs) for i in range(0, len(batch), size))
+
+    with torch.no_grad(), evaluating(gated.model, sampling.batch_norm):
+        return replace(sampling, batches=tuple(map(draw, sampling.batches)))
+
+
+def _class_scores(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() < 2 or not output.is_floating_point():
+        raise InputError(
+            "labels can only be drawn from class scores (N, K, ...); this network's output is "
+            f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}"
+        )
+    return output
 
 
 def accumulate(how: Accumulate, signed: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:

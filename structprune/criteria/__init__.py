@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from structprune.criteria.crop import crop, crop_gradflow
 from structprune.criteria.magnitude import magnitude
-from structprune.criteria.ntk_sap import ntk_sap
+from structprune.criteria.ntk_sap import ntk_sap, ntk_sap_kept, ntk_sap_redrawn
 from structprune.criteria.random import random
 from structprune.criteria.snip import snip
 from structprune.gates import GatedModel
@@ -20,7 +20,7 @@ from structprune.scores import Sampling, Scores
 Criterion = Callable[[GatedModel, Sampling], Scores]
 
 CRITERIA: Registry[Criterion] = Registry("criterion", "structprune.criteria")
-for _criterion in (crop, crop_gradflow, magnitude, ntk_sap, random, snip):
+for _criterion in (crop, crop_gradflow, magnitude, ntk_sap, ntk_sap_kept, ntk_sap_redrawn, random, snip):
     CRITERIA.register(_criterion.__name__)(_criterion)
 
 DEFAULT = "ntk_sap+crop"
@@ -45,6 +45,8 @@ __all__ = [
     "magnitude",
     "named",
     "ntk_sap",
+    "ntk_sap_kept",
+    "ntk_sap_redrawn",
     "random",
     "snip",
 ]

@@ -59,6 +59,21 @@ def ntk_sap(
     return finished({name: value.abs() for name, value in total.items()}, "ntk_sap")
 
 
+def ntk_sap_kept(gated: GatedModel, sampling: Sampling) -> Scores:
+    """NTK-SAP at the network's own weights, trained or not, on the data where there are any."""
+    return replace(ntk_sap(gated, sampling, weights="keep", inputs=_own(sampling)), criterion="ntk_sap_kept")
+
+
+def ntk_sap_redrawn(gated: GatedModel, sampling: Sampling) -> Scores:
+    """NTK-SAP as its authors run it: new weights for every draw, on noise, trained or not."""
+    found = ntk_sap(gated, sampling, weights="redraw", inputs="noise")
+    return replace(found, criterion="ntk_sap_redrawn")
+
+
+def _own(sampling: Sampling) -> Literal["noise", "data"]:
+    return "data" if sampling.real else "noise"
+
+
 def _draw(
     gated: GatedModel,
     sampling: Sampling,

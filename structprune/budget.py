@@ -26,7 +26,7 @@ from torch import Tensor
 from structprune.channels import ChannelGroup, ChannelGroups
 from structprune.errors import TargetUnreachableError, UsageError
 
-Unit = Literal["nodes"]
+Unit = Literal["nodes", "weights"]
 _SMALL_PART = 0.1
 
 

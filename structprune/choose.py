@@ -12,12 +12,20 @@ from structprune.batch_norm import evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, named
-from structprune.curvature import exact_arithmetic
+from structprune.curvature import exact_arithmetic, one_kernel
 from structprune.errors import InputError, TargetUnreachableError, UsageError
-from structprune.gates import GatedModel, gate_channels, input_sizes
+from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
 from structprune.samples import MINI_BATCH, Samples, mini_batches_of
 from structprune.schedules import exponential, one_shot
-from structprune.scores import Accumulate, Labels, Sampling, Scores, fuse, with_drawn_labels
+from structprune.scores import (
+    Accumulate,
+    Labels,
+    Sampling,
+    Scores,
+    fuse,
+    with_drawn_labels,
+    within_groups,
+)
 from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
@@ -32,6 +40,7 @@ _CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "accumulate": (None, "total", "abs", "square"),
     "batch_norm": ("fixed", "batch"),
     "labels": ("given", "drawn"),
+    "allocation": ("global", "uniform"),
 }
 
 
@@ -49,6 +58,7 @@ class Scoring:
         mini_batch: samples whose derivatives are summed before ``abs`` and ``square`` are taken; it
             changes the score.
         labels: ``given`` with the samples, or ``drawn`` from what the network itself predicts.
+        allocation: ``global`` ranks the whole network, ``uniform`` takes the same rate from every group.
         chunk: samples per pass, or None for as many as fit well into memory; no score depends on it.
         steps: 1 for one shot, more to rescore the shrunk network in between.
         seed: of everything random.
@@ -64,6 +74,7 @@ class Scoring:
     seed: int = 0
     mini_batch: int = MINI_BATCH
     labels: Labels = "given"
+    allocation: str = "global"
 
     def __post_init__(self) -> None:
         named(self.score)  # an unknown name is better refused before any work
@@ -107,10 +118,37 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
         group name -> (C,) scores, larger = keep.
     """
     _check_groups(groups)
-    if scoring.mini_batch != MINI_BATCH:
-        samples = replace(samples, batches=mini_batches_of(samples.batches, scoring.mini_batch))
     chunk = scoring.chunk or fitting_chunk(model, samples)
     gated = gate_channels(model, groups, _input_bytes(model, samples, chunk))
+    found = _scored(gated, samples, scoring, chunk)
+    for scores in found:
+        _check(scores, groups)
+    fused = fuse(found)
+    return replace(fused, values=within_groups(fused.values)) if scoring.allocation == "uniform" else fused
+
+
+def score_weights(
+    model: nn.Module, samples: Samples, scoring: Scoring, masks: Mapping[str, Tensor] | None = None
+) -> Scores:
+    """Score every entry of every conv and linear weight.
+
+    Args:
+        model: the network, plain; where weights are masked, with what lies under the masks.
+        samples: what it is scored on.
+        scoring: how.
+        masks: parameter name -> what is still there, or None.
+
+    Returns:
+        parameter name -> scores of its shape, larger = keep.
+    """
+    chunk = scoring.chunk or fitting_chunk(model, samples)
+    return fuse(_scored(gate_weights(model, masks), samples, scoring, chunk))
+
+
+def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -> list[Scores]:
+    """Score by each of the criteria that a score names, all on the same samples and statistics."""
+    if scoring.mini_batch != MINI_BATCH:
+        samples = replace(samples, batches=mini_batches_of(samples.batches, scoring.mini_batch))
     sampling = Sampling(
         batches=samples.batches,
         loss=samples.loss,
@@ -123,15 +161,14 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
         draws=scoring.draws,
         seed=scoring.seed,
     )
-    with exact_arithmetic():
+    passes = [min(len(batch) % chunk or chunk, len(batch)) for batch in sampling.batches]
+    fewest = min([*passes, sampling.samples // sampling.draws])
+    with one_kernel(gated.model, fewest), exact_arithmetic():
         if not scoring.trained and sampling.batch_norm == "fixed":
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
         if scoring.labels == "drawn":
             sampling = with_drawn_labels(gated, sampling)
-    found = [criterion(gated, sampling) for criterion in named(scoring.score)]
-    for scores in found:
-        _check(scores, groups)
-    return fuse(found)
+        return [criterion(gated, sampling) for criterion in named(scoring.score)]
 
 
 def _check_groups(groups: ChannelGroups) -> None:
@@ -175,12 +212,35 @@ def choose(
     for step, target in enumerate(targets, start=1):
         progress(f"scoring, step {step} of {scoring.steps}" if scoring.steps > 1 else "scoring")
         current = model if plan is None else shrink(model, groups, plan)
-        current_groups = groups if plan is None else regrouped(groups, plan)
-        found = score(current, current_groups, samples, scoring)
-        found = found if plan is None else _in_dense_terms(found, plan)
-        plan = select(found.values, groups, replace(budget, remove=target))
+        plan, found = choose_next(current, groups, plan, samples, scoring, replace(budget, remove=target))
     assert plan is not None
     return replace(plan, budget=budget), found
+
+
+def choose_next(
+    current: nn.Module,
+    groups: ChannelGroups,
+    plan: Plan | None,
+    samples: Samples,
+    scoring: Scoring,
+    budget: Budget,
+) -> tuple[Plan, Scores]:
+    """Choose once more, on a network that is perhaps already cut.
+
+    Args:
+        current: the network as it is now.
+        groups: the groups of the dense network.
+        plan: what ``current`` keeps of them, or None where nothing is gone.
+        samples: what scores.
+        scoring: how.
+        budget: how much is to be gone of the dense network, what is gone already included.
+
+    Returns:
+        What is to stay of the dense groups, and the scores in their terms.
+    """
+    found = score(current, groups if plan is None else regrouped(groups, plan), samples, scoring)
+    found = found if plan is None else _in_dense_terms(found, plan)
+    return select(found.values, groups, budget), found
 
 
 def _flat_scores(groups: ChannelGroups) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from structprune.gates import Gates
 from structprune.scores import Term
@@ -26,23 +26,28 @@ def gradient(terms: Sequence[Term], gates: Gates) -> Tensors:
     return summed(_grad(term(gates), gates) for term in terms)
 
 
-def hessian_gradient(terms: Sequence[Term], gates: Gates, along: Gates | None = None) -> Tensors:
+def hessian_gradient(
+    terms: Sequence[Term], gates: Gates, along: Gates | None = None, within: Gates | None = None
+) -> Tensors:
     """Return the gate derivative of half the squared gradient norm.
 
     Args:
         terms: chunks of the loss, L = sum of terms.
         gates: name -> open gates c that require grad.
         along: the variables x whose gradient is meant, or None for the gates themselves.
+        within: 0/1 tensors m shaped like the variables: the norm is of m * g, the gradient of what is there;
+            None where all is.
 
     Returns:
         H_cx g_x, shaped like the gates: H_cc g_c without ``along`` (the score of EarlyCroP, arXiv
-        2206.10451, as its poster has it), H_ca g_a with ``along`` = a, the weights (what its code runs).
+        2206.10451, as its poster has it), H_ca g_a with ``along`` = a, the weights (what its code runs);
+        in both m * g stands for g.
     """
     wrt = gates if along is None else along
     if len(terms) == 1:  # one graph serves for g and for H g
         first = _grad(terms[0](gates), wrt, create_graph=True)
-        return _grad(_dot(_detached(first), first), gates)
-    g = summed(_grad(term(gates), wrt) for term in terms)
+        return _grad(_dot(_projected(_detached(first), within), first), gates)
+    g = _projected(summed(_grad(term(gates), wrt) for term in terms), within)
     return summed(_grad(_dot(g, _grad(term(gates), wrt, create_graph=True)), gates) for term in terms)
 
 
@@ -59,8 +64,17 @@ def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
 
 
+def _projected(g: Tensors, within: Gates | None) -> Tensors:
+    return g if within is None else times(within, g)
+
+
 def _detached(tensors: Tensors) -> Tensors:
     return {name: x.detach() for name, x in tensors.items()}
+
+
+def times(gates: Gates, values: Mapping[str, Tensor]) -> Tensors:
+    """Multiply values by the gates of the same names, entry by entry."""
+    return {name: gates[name].detach() * value for name, value in values.items()}
 
 
 def summed(rows: Iterable[Tensors]) -> Tensors:
@@ -75,18 +89,13 @@ def summed(rows: Iterable[Tensors]) -> Tensors:
 def exact_arithmetic() -> Iterator[None]:
     """Switch off what second derivatives can't afford or can't use, and restore it.
 
-    TF32 rounds at 1e-3, autocast at 4e-3; fused attention kernels have no double backward. And on one
-    thread torch runs 1x1 convolutions of fewer than 16 samples by another kernel than those of more: their
-    last digits differ, which flips rectifiers that are nearly at zero, and the scores of an untrained
-    network then depend on the chunk (to 1e-2 for ResNet-50). On two threads the kernel is always the same.
+    TF32 rounds at 1e-3, autocast at 4e-3; fused attention kernels have no double backward.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(max(2, threads))
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.mha.set_fastpath_enabled(False)
         with (
@@ -97,4 +106,29 @@ def exact_arithmetic() -> Iterator[None]:
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def one_kernel(model: nn.Module, samples: int) -> Iterator[None]:
+    """Let 1x1 convolutions be computed the same way whatever the number of samples in a pass.
+
+    On one CPU thread torch has two kernels for them, one below 16 samples. Their last digits differ, which
+    flips rectifiers that are nearly at zero, and the scores of an untrained network then depend on the
+    chunk (to 1e-2 for ResNet-50). On two threads there is one kernel.
+
+    Args:
+        model: the network.
+        samples: the fewest in any pass.
+    """
+    threads = torch.get_num_threads()
+    convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    differ = samples < _FEW and any(set(layer.kernel_size) == {1} for layer in convolutions)
+    try:
+        if differ and threads == 1:
+            torch.set_num_threads(2)
+        yield
+    finally:
         torch.set_num_threads(threads)
+
+
+_FEW = 16

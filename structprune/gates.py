@@ -2,7 +2,8 @@
 
 A channel gate sits where its channel is read: it multiplies the input of every layer that reads it. That
 equals a factor on the layer's weight along its input dimension, and closing it is exactly what removing
-the channel does, whatever lies between. A weight gate multiplies a weight entry by entry.
+the channel does, whatever lies between. A weight gate multiplies a weight entry by entry; that of a
+weight that is masked is closed.
 
 Letters: C channels of a group, I inputs of a layer, O outputs, G conv groups, k kernel.
 """
@@ -10,17 +11,19 @@ Letters: C channels of a group, I inputs of a layer, O outputs, G conv groups, k
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from structprune.channels import ChannelGroups
+from structprune.channels import ChannelGroups, Coupling
+from structprune.errors import UsageError
 from structprune.layers import (
+    BatchNorm,
     Conv,
     ConvTranspose,
     conv_groups,
@@ -32,6 +35,9 @@ from structprune.layers import (
 
 Gates = Mapping[str, Tensor]
 Scale = Callable[[Gates], Tensor]
+Row = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""A layer, some of its own channels, and for each of them the gate that it belongs to."""
+Flow = Literal["gates", "weights"]
 
 
 @dataclass(frozen=True)
@@ -43,25 +49,41 @@ class GatedModel:
         shapes: gate name -> shape.
         weight_scales: parameter name -> the factor on it, from the gates.
         input_scales: layer name -> the factor on its input, from the gates.
-        producers: gate name -> names of the layers whose output channels (or weights) it stands for.
+        producers: channel gate -> the layers whose output channels it stands for.
+        norms: channel gate -> the batch norms that these channels pass on the way to where they are read.
+        masks: gate name -> 0/1 tensor of the gate's shape: which gates are open; all, where it has no name.
+        flow: whose gradient is the gradient flow: that of the gates or that of the effective weights, which
+            are the weights times the gates.
     """
 
     model: nn.Module
     shapes: Mapping[str, torch.Size]
     weight_scales: Mapping[str, Scale]
     input_scales: Mapping[str, Scale] = field(default_factory=dict)
-    producers: Mapping[str, tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]] = field(
-        default_factory=dict
-    )
+    producers: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    norms: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    flow: Flow = "gates"
 
     def ones(self, requires_grad: bool = True) -> dict[str, Tensor]:
-        """Return open gates, on the model's device and in its precision."""
-        like = next(self.model.parameters())
-        kind = {"dtype": like.dtype, "device": like.device}
-        return {
-            name: torch.ones(shape, requires_grad=requires_grad, **kind)  # type: ignore[call-overload]
-            for name, shape in self.shapes.items()
-        }
+        """Return the gates as they stand: ones, and zeros for what is masked; new tensors in every call.
+
+        They are on the model's device and in its precision.
+        """
+        like = next(self.model.parameters()).detach()
+        gates = {name: like.new_ones(shape) for name, shape in self.shapes.items()}
+        closed = {name: mask.detach().to(like, copy=True) for name, mask in self.masks.items()}
+        return {name: gate.requires_grad_(requires_grad) for name, gate in {**gates, **closed}.items()}
+
+    def effective(self, gates: Gates, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the weights that the network computes with: those that gates multiply, multiplied.
+
+        Args:
+            gates: gate name -> tensor of its shape.
+            parameters: values that stand in for the network's own, before gates multiply them.
+        """
+        values = self._values(parameters)
+        return {name: values[name] * scale(gates) for name, scale in self.weight_scales.items()}
 
     def __call__(
         self,
@@ -69,6 +91,7 @@ class GatedModel:
         inputs: Sequence[Tensor],
         parameters: Mapping[str, Tensor] | None = None,
         buffers: Mapping[str, Tensor] | None = None,
+        scaled: Mapping[str, Tensor] | None = None,
     ) -> Any:
         """Run the network with gates.
 
@@ -78,16 +101,21 @@ class GatedModel:
             parameters: values that stand in for the network's own, before gates multiply them.
             buffers: buffers that stand in for the network's own; they are written to, where the network
                 writes to its buffers.
+            scaled: effective weights that stand in for the products of weights and gates, as
+                :meth:`effective` returns them.
 
         Returns:
             What the network returns.
         """
-        own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
-        values = {**own, **(parameters or {})}
-        scaled = {name: values[name] * scale(gates) for name, scale in self.weight_scales.items()}
+        values = self._values(parameters)
+        scaled = self.effective(gates, parameters) if scaled is None else scaled
         stand_ins = {**self._scratch_buffers(), **(buffers or {})}
         with _scaled_inputs(self.model, {name: s(gates) for name, s in self.input_scales.items()}):
             return functional_call(self.model, {**values, **scaled, **stand_ins}, tuple(inputs))
+
+    def _values(self, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        return {**own, **(parameters or {})}
 
     def _scratch_buffers(self) -> dict[str, Tensor]:
         # Whatever a forward pass writes to a buffer, it writes to a copy.
@@ -110,6 +138,7 @@ def gate_channels(
         The gated model, one gate of shape (C,) per group.
     """
     layers = dict(weighted_layers(model))
+    norms = {name for name, module in model.named_modules() if isinstance(module, BatchNorm)}
     weight_scales: dict[str, Scale] = {}
     input_scales: dict[str, Scale] = {}
     for name, index_I in _gate_indices(layers, groups).items():
@@ -123,23 +152,48 @@ def gate_channels(
         shapes={group.name: torch.Size([group.size]) for group in groups},
         weight_scales=weight_scales,
         input_scales=input_scales,
-        producers={g.name: tuple((c.layer, c.channels, c.gates) for c in g.producers) for g in groups},
+        producers={group.name: _rows(group.producers) for group in groups},
+        norms={group.name: _rows(c for c in group.carriers if c.layer in norms) for group in groups},
     )
 
 
-def gate_weights(model: nn.Module) -> GatedModel:
+def _rows(couplings: Iterable[Coupling]) -> tuple[Row, ...]:
+    return tuple((c.layer, c.channels, c.gates) for c in couplings)
+
+
+def gate_weights(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> GatedModel:
     """Put one gate on every entry of every conv and linear weight.
 
+    Args:
+        model: the network, plain: its weights are those that lie under the masks.
+        masks: parameter name -> 0/1 tensor of its shape, 0 where the weight is masked. None, or a name that
+            is missing: nothing is.
+
     Returns:
-        The gated model, one gate of the weight's shape per layer, named as the parameter.
+        The gated model, one gate of the weight's shape per layer, named as the parameter; a weight that
+        several layers share has one.
+
+    Raises:
+        UsageError: a mask has the name of no such weight, or not its shape.
     """
-    names = [f"{name}.weight" for name, _ in weighted_layers(model)]
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters())
+    names = [f"{name}.weight" for name, _ in weighted_layers(model) if f"{name}.weight" in parameters]
+    shapes = {name: parameters[name].shape for name in names}
+    _check_masks(shapes, masks or {})
     return GatedModel(
         model=model,
-        shapes={name: parameters[name].shape for name in names},
+        shapes=shapes,
         weight_scales={name: _weight_scale(name) for name in names},
+        masks=dict(masks or {}),
+        flow="weights",
     )
+
+
+def _check_masks(shapes: Mapping[str, torch.Size], masks: Mapping[str, Tensor]) -> None:
+    for name, mask in masks.items():
+        if shapes.get(name) != mask.shape:
+            expected = f"its shape is {tuple(shapes[name])}" if name in shapes else "no gate has that name"
+            raise UsageError(f"a mask of shape {tuple(mask.shape)} for {name!r}: {expected}")
 
 
 def _weight_scale(name: str) -> Scale:

@@ -20,22 +20,24 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from structprune import render
+from structprune import render, trainer
 from structprune.batch_norm import evaluating, take_statistics
-from structprune.budget import Plan
+from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.checkpoint import save_weights_and_plan, widths_of
-from structprune.choose import choose
+from structprune.choose import Scoring, choose
 from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
+from structprune.masks import collapsed
 from structprune.proofs import LEAST_SPREAD, closed_gates, reloaded, require, signature
-from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
-from structprune.request import Judge, Meter, Outcome, Request, Say, Tools
+from structprune.report import Accuracy, Count, Measurement, Proof, Report, Training, to_json
+from structprune.request import Judge, Lesson, Meter, Outcome, Request, Say, Tools
 from structprune.samples import Samples, random_like
 from structprune.scores import Scores
 from structprune.sources.architecture import FACTORY
 from structprune.surgery import shrink, weight_entries, widths
+from structprune.trainer import Session, Trained
 from structprune.trial import trusted
 
 PROOF_INPUTS = 8
@@ -81,7 +83,7 @@ class _Cut:
     plan: Plan
     scores: Scores
     small: nn.Module
-    proof: Proof
+    proof: Proof | None
 
 
 def compress(
@@ -107,11 +109,105 @@ def compress(
     with tools.metered() if tools and request.measure else nullcontext() as meter:
         cut = _cut(run)
         accuracy = _judged_after_finetuning(run, cut.small)
-    proofs = (cut.proof, *_written_and_proven(run, cut))
+    proofs = (*([cut.proof] if cut.proof else []), *_written_and_proven(run, cut))
     measured = _measured(run, cut.small)
     report = _report(run, cut, proofs, accuracy, measured, meter)
     write_report(report, folder)
     return Outcome(cut.small, cut.plan, cut.scores, report, cut.groups)
+
+
+def train(lesson: Lesson, folder: Path, tools: Tools | None = None, say: Say = lambda _: None) -> Outcome:
+    """Train a network with a method of pruning and write the result into an empty folder.
+
+    Args:
+        lesson: what and how.
+        folder: an empty folder, which the caller puts in place or throws away.
+        tools: exports and measures; without them neither happens.
+        say: told what happens next.
+
+    Raises:
+        TargetUnreachableError: the target can't be met.
+        ProofFailedError: a proof failed.
+        InputError: the network, the data or the checkpoint can't be used.
+    """
+    session = lesson.session
+    check_finite(session.model)
+    request = _as_request(lesson)
+    inputs = proof_inputs(request.samples, session.seed)
+    run = _Run(request, folder, tools, say, _Clock(say), list(lesson.notes), inputs)
+    metered = tools.metered() if tools and lesson.measure else nullcontext()
+    with metered as meter, run.clock.step("train", "training"):
+        trained = trainer.train(session, lesson.resume, say)
+    with run.clock.step("evaluate", "taking the test accuracy"):
+        accuracy = _judged(lesson.judge, trained.model)
+    groups = channel_groups(session.model, session.example)
+    plan = trained.plan or Plan({}, replace(request.budget, remove=session.remove), trained.removed)
+    cut = _Cut(groups, plan, Scores({}, session.method.score), trained.model, trained.proof)
+    run.notes.extend(_about_training(lesson, trained))
+    proofs = (*([trained.proof] if trained.proof else []), *_written_and_proven(run, cut))
+    report = _report(run, cut, proofs, None, _measured(run, cut.small), meter)
+    report = replace(report, method=lesson.session.name, training=_training(lesson, trained, accuracy))
+    if trained.masks:
+        report = replace(report, weights=_masked_count(session, trained))
+    write_report(report, folder)
+    return Outcome(trained.model, plan, cut.scores, report, groups)
+
+
+def _as_request(lesson: Lesson) -> Request:
+    """What writing, proving and measuring want to know of a training."""
+    session = lesson.session
+    return Request(
+        model=session.model,
+        example=session.example,
+        budget=Budget(session.remove, session.method.unit or "nodes", session.floor, session.align),
+        samples=session.samples,
+        scoring=Scoring(seed=session.seed, draws=session.draws),
+        name=lesson.network,
+        trained_why="it was trained here",
+        architecture=lesson.architecture,
+        export=lesson.export,
+        measure=lesson.measure,
+    )
+
+
+def _about_training(lesson: Lesson, trained: Trained) -> Iterator[str]:
+    detection = trained.detection
+    if detection is not None and detection.fired_after is None:
+        yield f"the detector never fired; the cut came at the latest epoch, {detection.latest}"
+    if trained.masks:
+        yield "weights are masked, zeros in dense layers: the network is not faster than the dense one"
+    if gone := collapsed(trained.masks):
+        yield f"{len(gone)} layers keep no weight at all: {', '.join(gone[:5])}"
+    epochs = len(trained.log)
+    if epochs != lesson.session.epochs:
+        yield f"trained for {epochs} epochs, as the published code does, not for {lesson.session.epochs}"
+
+
+def _training(lesson: Lesson, trained: Trained, accuracy: float) -> Training:
+    session = lesson.session
+    best = trained.best or (None, None)
+    return Training(
+        task=lesson.task,
+        recipe=lesson.recipe,
+        epochs=len(trained.log),
+        test=accuracy,
+        test_images=lesson.judge.images,
+        best_epoch=best[1],
+        best_validation=best[0],
+        validation_images=len(session.validation.images) if session.validation else 0,
+        log=trained.log,
+        events=trained.events,
+        detection=trained.detection,
+        seconds=trained.seconds,
+        collapsed=collapsed(trained.masks),
+        masked=bool(trained.masks),
+    )
+
+
+def _masked_count(session: Session, trained: Trained) -> Count:
+    entries = weight_entries(session.model)
+    kept = sum(int(torch.count_nonzero(keep)) for keep in trained.masks.values())
+    return count(entries, kept, session.remove)
 
 
 def _cut(run: _Run) -> _Cut:
@@ -362,6 +458,7 @@ def _nodes_gone(groups: ChannelGroups, plan: Plan) -> int:
     return sum(
         cost
         for group in groups
+        if group.name in plan.keep
         for cost, keep in zip(group.costs, plan.keep[group.name].tolist(), strict=True)
         if not keep
     )

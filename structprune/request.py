@@ -17,6 +17,7 @@ from structprune.report import Measurement, Proof, Report
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.sources.architecture import Architecture
+from structprune.trainer import Session
 
 Say = Callable[[str], None]
 
@@ -113,6 +114,35 @@ class Request:
     architecture: Architecture | None = None
     judge: Judge | None = None
     finetune: Callable[[nn.Module], None] | None = None
+    export: bool = True
+    measure: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A training with a method of pruning in it, and what becomes of the network.
+
+    Attributes:
+        session: what trains, and how.
+        task: what is learned, for the report.
+        recipe: the recipe's name.
+        network: its name, for the report.
+        judge: takes the test accuracy, once.
+        architecture: how to rebuild the network by name, or None.
+        resume: whether to go on from the session's checkpoint.
+        export: whether to write and prove an ONNX file.
+        measure: whether to measure.
+        notes: what a reader of the report must know.
+    """
+
+    session: Session
+    task: str
+    recipe: str
+    network: str
+    judge: Judge
+    architecture: Architecture | None = None
+    resume: bool = False
     export: bool = True
     measure: bool = True
     notes: tuple[str, ...] = ()

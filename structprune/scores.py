@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from structprune.batch_norm import BatchNormMode, Statistics, evaluating
 from structprune.errors import InputError
@@ -78,6 +79,7 @@ class Sampling:
         real: whether the inputs are data and not noise.
         draws: weight draws of NTK-SAP, at least.
         seed: of everything random.
+        temperature: the network's floating-point outputs are divided by it before the loss is taken.
     """
 
     batches: tuple[Batch, ...]
@@ -93,6 +95,7 @@ class Sampling:
     real: bool = False
     draws: int = 5
     seed: int = 0
+    temperature: float = 1.0
 
     @property
     def samples(self) -> int:
@@ -112,7 +115,8 @@ class Sampling:
         Args:
             gated: the network with its gates.
             batches: mini-batches of this sampling.
-            **stand_ins: ``parameters`` or ``buffers`` that stand in for the network's own.
+            **stand_ins: ``parameters`` or ``buffers`` that stand in for the network's own, or ``scaled``
+                weights that stand in for the products with the gates.
         """
         total = sum(len(batch) for batch in batches)
         whole = self.batch_norm == "batch"
@@ -126,9 +130,21 @@ class Sampling:
 
     def _term(self, gated: GatedModel, chunk: Batch, share: float, stand_ins: Mapping[str, Any]) -> Term:
         def term(gates: Gates) -> Tensor:
-            return self.loss(self.run(gated, gates, chunk.inputs, **stand_ins), chunk.target) * share
+            output = _cooled(self.run(gated, gates, chunk.inputs, **stand_ins), self.temperature)
+            return self.loss(output, chunk.target) * share
 
         return term
+
+
+def _cooled(output: Any, temperature: float) -> Any:
+    """Divide every floating-point tensor of an output by the temperature."""
+    if temperature == 1:
+        return output
+
+    def cool(leaf: Any) -> Any:
+        return leaf / temperature if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return tree_map(cool, output)
 
 
 def with_drawn_labels(gated: GatedModel, sampling: Sampling) -> Sampling:
@@ -212,6 +228,23 @@ def ranks(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     sizes = [value.numel() for value in values.values()]
     pieces = ranked.split(sizes)
     return {name: piece.reshape(values[name].shape) for name, piece in zip(values, pieces, strict=True)}
+
+
+def within_groups(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace the scores of every group by their rank within it, in (0, 1).
+
+    A global ranking of these takes the same rate from every group: what is done where a score says which
+    filters of a layer matter but nothing about how wide the layer should be.
+
+    Example:
+        >>> within_groups({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([70.0, 90.0])})
+        {'a': tensor([0.7500, 0.2500]), 'b': tensor([0.2500, 0.7500])}
+    """
+    return {
+        name: (torch.argsort(torch.argsort(value.flatten(), stable=True)).float().reshape(value.shape) + 0.5)
+        / value.numel()
+        for name, value in values.items()
+    }
 
 
 def fuse(scores: Sequence[Scores]) -> Scores:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from structprune._version import __version__
-from structprune.cli import compress, doctor, export, inspect, measure, methods, report, score, shell
+from structprune.cli import compress, doctor, export, inspect, measure, methods, report, score, shell, train
 from structprune.cli.options import flag
 from structprune.errors import UsageError
 
@@ -43,6 +43,7 @@ def _options(
 app.command("compress")(compress.compress)
 app.command("inspect")(inspect.inspect)
 app.command("score")(score.score)
+app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("measure")(measure.measure)
 app.command("report")(report.report)

@@ -46,6 +46,11 @@ RULES: Mapping[str, Rule] = {
     "exporter": _one_of("auto", "dynamo", "legacy"),
     "finetune": _at_least(0, " epochs"),
     "floor": Rule(lambda value: 0 <= value < 1, FRACTION),
+    "epochs": _at_least(1),
+    "latest": _at_least(1),
+    "lr": POSITIVE,
+    "precision": _one_of("float32", "bfloat16"),
+    "validation": Rule(lambda value: 0 <= value < 1, FRACTION),
     "input_size": Rule(lambda sizes: min(sizes) >= 1, "three sizes of 1 or more"),
     "measure_batch": Rule(lambda sizes: min(sizes) >= 1, "1 or more"),
     "opset": _at_least(1),
@@ -73,7 +78,7 @@ def check(asked: Mapping[str, Any]) -> None:
         if value is not None and not rule.holds(value):
             raise UsageError(f"{_spelled(option)} {_shown(value)}: expected {rule.expected}")
     for option in NEED_DATA:
-        if asked.get(option) and asked.get("data") is None:
+        if asked.get(option) and asked.get("data", "") is None:
             raise UsageError(f"{_spelled(option)} needs --data")
 
 
@@ -85,8 +90,8 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def fraction(text: str | None) -> float:
-    """Read what ``--nodes`` says.
+def fraction(text: str | None, option: str = "--nodes") -> float:
+    """Read what ``--nodes`` says, or another option that takes a fraction.
 
     Raises:
         UsageError: it says nothing, or is no fraction from 0 to below 1.
@@ -98,5 +103,5 @@ def fraction(text: str | None) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < 1:
-        raise UsageError(f"--nodes {text}: expected {FRACTION}; 0.89 removes 89 % of the nodes")
+        raise UsageError(f"{option} {text}: expected {FRACTION}; 0.89 removes 89 %")
     return value

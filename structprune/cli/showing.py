@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from structprune.cli import shell
-from structprune.render import TABLES, Table, accuracy_line, count_table, deployment_table, proof_table
+from structprune.render import (
+    TABLES,
+    Table,
+    accuracy_line,
+    count_table,
+    deployment_table,
+    proof_table,
+    training_table,
+)
 from structprune.report import Report
 
 # What matters most stands last, where the eye is when a run has ended.
-SHORT: Sequence[Callable[[Report], Table]] = (proof_table, count_table, deployment_table)
+SHORT: Sequence[Callable[[Report], Table]] = (proof_table, training_table, count_table, deployment_table)
 WHOLE: Sequence[Callable[[Report], Table]] = tuple(reversed(TABLES))
 
 

@@ -1,18 +1,25 @@
 """Criteria: one small pure function a file, (gated model, sampling) -> scores.
 
-A criterion never asks whether its gates are channels or weights. A plug-in package adds one through the
-entry-point group ``structprune.criteria``.
+A criterion takes the gates as they come, open or closed, on channels or on weights. Where a method means
+something else for weights, a table is keyed by ``gated.flow``; what makes no sense for them is refused. A
+plug-in package adds one through the entry-point group ``structprune.criteria``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from structprune.criteria.bn_scale import bn_scale
 from structprune.criteria.crop import crop, crop_gradflow
+from structprune.criteria.filter_norm import filter_norm
+from structprune.criteria.force import force
+from structprune.criteria.gate_taylor import gate_taylor
+from structprune.criteria.grasp import grasp
 from structprune.criteria.magnitude import magnitude
 from structprune.criteria.ntk_sap import ntk_sap, ntk_sap_kept, ntk_sap_redrawn
 from structprune.criteria.random import random
 from structprune.criteria.snip import snip
+from structprune.criteria.synflow import synflow
 from structprune.gates import GatedModel
 from structprune.registry import Registry
 from structprune.scores import Sampling, Scores
@@ -20,7 +27,22 @@ from structprune.scores import Sampling, Scores
 Criterion = Callable[[GatedModel, Sampling], Scores]
 
 CRITERIA: Registry[Criterion] = Registry("criterion", "structprune.criteria")
-for _criterion in (crop, crop_gradflow, magnitude, ntk_sap, ntk_sap_kept, ntk_sap_redrawn, random, snip):
+for _criterion in (
+    bn_scale,
+    crop,
+    crop_gradflow,
+    filter_norm,
+    force,
+    gate_taylor,
+    grasp,
+    magnitude,
+    ntk_sap,
+    ntk_sap_kept,
+    ntk_sap_redrawn,
+    random,
+    snip,
+    synflow,
+):
     CRITERIA.register(_criterion.__name__)(_criterion)
 
 DEFAULT = "ntk_sap+crop"
@@ -40,8 +62,13 @@ __all__ = [
     "CRITERIA",
     "DEFAULT",
     "Criterion",
+    "bn_scale",
     "crop",
     "crop_gradflow",
+    "filter_norm",
+    "force",
+    "gate_taylor",
+    "grasp",
     "magnitude",
     "named",
     "ntk_sap",
@@ -49,4 +76,5 @@ __all__ = [
     "ntk_sap_redrawn",
     "random",
     "snip",
+    "synflow",
 ]

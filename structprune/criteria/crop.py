@@ -1,8 +1,8 @@
 """|H g|, the gradient-flow-preserving score of CroP and EarlyCroP (Rachwan et al., arXiv 2206.10451).
 
 Removing what a gate stands for changes the gradient flow, half the squared gradient norm, by -H g to
-first order. There are two published forms, which rank differently: the poster's, of the gates' own
-gradient, and the one that the authors' code runs, of the weights' gradient.
+first order. For channels there are two published forms, which rank differently: the poster's, of the gates'
+own gradient, and the one that the authors' code runs, of the weights' gradient.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from structprune.batch_norm import evaluating
+from structprune.criteria.gradient_flow import flow_change
 from structprune.curvature import exact_arithmetic, hessian_gradient
 from structprune.gates import GatedModel
 from structprune.layers import weighted_layers
@@ -17,10 +18,13 @@ from structprune.scores import Sampling, Scores, accumulate, finished
 
 
 def crop(gated: GatedModel, sampling: Sampling) -> Scores:
-    """Score by |H_cc g_c|, Hessian and gradient of the loss with respect to the gates."""
-    gates = gated.ones()
+    """Score by |c (H_cc g_c)| on channel gates and by |W (H g)|, entry by entry, on weight gates.
+
+    On channel gates Hessian and gradient are those of the loss with respect to the gates c (CroP-S), on
+    weight gates with respect to the effective weights W = theta c (CroP-U), both of what is open only.
+    """
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        signed = (hessian_gradient(sampling.terms(gated, unit), gates) for unit in sampling.units())
+        signed = (flow_change(gated, sampling, unit) for unit in sampling.units())
         return finished(accumulate(sampling.accumulate, signed), "crop")
 
 

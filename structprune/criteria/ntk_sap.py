@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from structprune.batch_norm import Statistics, evaluating, take_statistics
-from structprune.curvature import exact_arithmetic, summed
+from structprune.curvature import exact_arithmetic, summed, times
 from structprune.gates import GatedModel, Gates
 from structprune.layers import BatchNorm, weighted_layers
 from structprune.scores import Batch, Sampling, Scores, finished
@@ -28,7 +28,7 @@ def ntk_sap(
     inputs: Literal["noise", "data"] | None = None,
     epsilon: float = 0.01,
 ) -> Scores:
-    r"""Score by |dJ/dc| at c = 1.
+    r"""Score by |c dJ/dc|, so that a closed gate scores 0.
 
     .. math:: J(c) = \sum_{\theta, \Delta, Z} \lVert f(Z; \theta c) - f(Z; (\theta + \Delta) c) \rVert^2,
 
@@ -56,7 +56,7 @@ def ntk_sap(
             drawn = batch if real else _noise(batch, generator)
             for name, value in _draw(gated, sampling, gates, drawn, keep, epsilon, generator).items():
                 total[name] += value
-    return finished({name: value.abs() for name, value in total.items()}, "ntk_sap")
+    return finished({name: value.abs() for name, value in times(gates, total).items()}, "ntk_sap")
 
 
 def ntk_sap_kept(gated: GatedModel, sampling: Sampling) -> Scores:

@@ -9,10 +9,10 @@ from structprune.scores import Sampling, Scores, finished
 
 
 def random(gated: GatedModel, sampling: Sampling) -> Scores:
-    """Draw uniform scores in [0, 1), the same for the same seed on every device."""
+    """Draw uniform scores in [0, 1), the same for the same seed on every device; 0 for closed gates."""
     generator = torch.Generator().manual_seed(sampling.seed)
-    like = next(gated.model.parameters()).dtype
     values = {
-        name: torch.rand(shape, generator=generator, dtype=like) for name, shape in gated.shapes.items()
+        name: torch.rand(gate.shape, generator=generator, dtype=gate.dtype) * gate.cpu()
+        for name, gate in gated.ones(requires_grad=False).items()
     }
     return finished(values, "random")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from structprune.batch_norm import evaluating
-from structprune.curvature import exact_arithmetic, gradient
+from structprune.curvature import exact_arithmetic, gradient, times
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores, accumulate, finished
 
 
 def snip(gated: GatedModel, sampling: Sampling) -> Scores:
-    """Score by |dL/dc| at c = 1: how much the loss moves when the gate closes, to first order."""
+    """Score by |c dL/dc|: how much the loss moves when an open gate closes, to first order.
+
+    A gate that is closed scores 0: what is gone stays gone.
+    """
     gates = gated.ones()
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        signed = (gradient(sampling.terms(gated, unit), gates) for unit in sampling.units())
+        signed = (times(gates, gradient(sampling.terms(gated, unit), gates)) for unit in sampling.units())
         return finished(accumulate(sampling.accumulate, signed), "snip")

@@ -8,6 +8,7 @@ from structprune.render.tables import (
     deployment_table,
     measurement_table,
     proof_table,
+    training_table,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "markdown",
     "measurement_table",
     "proof_table",
+    "training_table",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from structprune.render.tables import TABLES, Table
-from structprune.report import Accuracy, Report
+from structprune.report import Accuracy, Report, Training
 
 
 def markdown(report: Report) -> str:
@@ -14,11 +14,14 @@ def markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"# {report.model}: {100 * report.nodes.removed:.1f} % of the nodes removed"
+    yield _title(report)
     yield ""
     draws = "" if report.draws is None else f", {report.draws} draws"
-    yield f"Score {report.method}, seed {report.seed}, scored on {report.data}{draws};"
-    yield f"the network counts as {'trained' if report.trained else 'untrained'}: {report.trained_why}."
+    if report.training is not None:
+        yield f"Method {report.method}, seed {report.seed}, scored on {report.data}."
+    else:
+        yield f"Score {report.method}, seed {report.seed}, scored on {report.data}{draws};"
+        yield f"the network counts as {'trained' if report.trained else 'untrained'}: {report.trained_why}."
     for build in TABLES:
         table = build(report)
         if table.rows:
@@ -34,8 +37,30 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _section("Notes", [*report.notes, *_how_measured(report)])
     yield from _section("Not cut", [f"{row.layer}: {row.reason}" for row in report.protected])
     yield from ("", "## Widths", "", *_table(_widths(report)))
+    if report.training is not None:
+        yield from ("", "## Epochs", "", *_table(_epochs(report.training)))
     yield from _section("Software", [f"{name} {version}" for name, version in report.software.items()])
     yield from _section("Hardware", [f"{name}: {value}" for name, value in report.hardware.items()])
+
+
+def _title(report: Report) -> str:
+    if report.training is not None and report.training.masked:
+        return f"# {report.model}: {100 * report.weights.removed:.1f} % of the weights masked"
+    return f"# {report.model}: {100 * report.nodes.removed:.1f} % of the nodes removed"
+
+
+def _epochs(training: Training) -> Table:
+    rows = tuple(
+        (
+            str(epoch.number),
+            f"{epoch.loss:.4f}",
+            "" if epoch.validation is None else f"{100 * epoch.validation:.2f} %",
+            f"{epoch.rate:.2g}",
+            f"{epoch.seconds:.1f}",
+        )
+        for epoch in training.log
+    )
+    return Table("Epochs", ("epoch", "loss", "validation", "rate", "s"), rows)
 
 
 def accuracy_line(accuracy: Accuracy) -> str:

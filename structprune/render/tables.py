@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structprune.report import Count, Measurement, Proof, Report
+from structprune.report import Count, Detection, Event, Measurement, Proof, Report
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ def _sparsities(report: Report) -> list[tuple[str, str, str, str]]:
     if report.accuracy is not None:
         after = report.accuracy.cut if report.accuracy.finetuned is None else report.accuracy.finetuned
         rows.append(("accuracy", _percent(report.accuracy.before), _percent(after), ""))
+    if report.training is not None:
+        rows.append(("accuracy", "", _percent(report.training.test), ""))
+        rows.append(("training time [s]", "", _figure(report.training.seconds), ""))
     for name, count in (("weight sparsity", report.weights), ("node sparsity", report.nodes)):
         rows.append((name, "0.0 %", _percent(count.removed), ""))
     return rows
@@ -56,6 +59,57 @@ def _column(row: Measurement) -> tuple[str, str, str, str]:
     per = " per 1,000 inferences" if row.name in ("energy", "emissions") else ""
     head = f"{row.name.replace('_', ' ')}{per}{runtime}{batch} [{row.unit}]"
     return head, _figure(row.dense.median), _figure(row.pruned.median), ratio
+
+
+def training_table(report: Report) -> Table:
+    """Return what a training did: one row a fact; no rows for a report without one."""
+    head = ("training", "")
+    found = report.training
+    if found is None:
+        return Table("Trained", head, ())
+    held = f" of {found.validation_images:,} images" if found.validation_images else ""
+    best = "" if found.best_validation is None else f"{_percent(found.best_validation)}{held}"
+    rows = [
+        ("task, recipe", f"{found.task}, {found.recipe}"),
+        ("test accuracy, last epoch", f"{_percent(found.test)} of {found.test_images:,} images"),
+        ("best validation", f"{best}, epoch {found.best_epoch}" if best else ""),
+        *((event.what, _event(event)) for event in found.events),
+    ]
+    if found.detection is not None:
+        rows.append(("detector", _detected(found.detection)))
+        rows.append(("what it saw", curve(found.detection.series)))
+    rows.append(("loss, epoch by epoch", curve([epoch.loss for epoch in found.log])))
+    return Table("Trained", head, tuple(row for row in rows if row[1]))
+
+
+def _event(event: Event) -> str:
+    return f"after epoch {event.after}: {event.removed:.4f} gone"
+
+
+def _detected(found: Detection) -> str:
+    if found.fired_after is None:
+        return f"{found.words}; never, so after the latest epoch, {found.latest}"
+    return f"{found.words}; after epoch {found.fired_after}"
+
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def curve(values: Sequence[float], most: int = 60) -> str:
+    """Draw a series as one line of blocks, with its first, largest and last value.
+
+    Example:
+        >>> curve([1.0, 2.0, 3.0])
+        '▁▅█  1 to 3, at most 3'
+    """
+    if not values:
+        return ""
+    stride = -(-len(values) // most)
+    shown = values[::stride]
+    low, high = min(values), max(values)
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    bars = "".join(BLOCKS[round((value - low) * scale)] for value in shown)
+    return f"{bars}  {values[0]:.3g} to {values[-1]:.3g}, at most {high:.3g}"
 
 
 def count_table(report: Report) -> Table:
@@ -126,5 +180,11 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-TABLES: Sequence[Callable[[Report], Table]] = (deployment_table, count_table, proof_table, measurement_table)
+TABLES: Sequence[Callable[[Report], Table]] = (
+    deployment_table,
+    training_table,
+    count_table,
+    proof_table,
+    measurement_table,
+)
 """In the order in which a report shows them."""

@@ -1,42 +1,36 @@
-"""Schedules: how much is gone after each step, as generators of fractions. No torch in here."""
+"""Schedules: when a network is trained and cut, as generators of steps. No torch in here.
+
+A schedule is one function in a file of its own: it yields steps and is sent the detector's answers. How one
+cut is divided into several is a matter of fractions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from structprune.schedules.after_training import after_training
+from structprune.schedules.before_training import before_training
+from structprune.schedules.dense import dense
+from structprune.schedules.early import early
+from structprune.schedules.fractions import Fractions, exponential, halving, one_shot, rounds
+from structprune.schedules.rewind import rewind
+from structprune.schedules.steps import Cut, Remember, Rewind, Step, Steps, Train
+from structprune.schedules.tick_tock import tick_tock
 
-from structprune.errors import UsageError
-
-
-def one_shot(remove: float) -> Iterator[float]:
-    """Yield the target at once.
-
-    Example:
-        >>> list(one_shot(0.89))
-        [0.89]
-    """
-    yield remove
-
-
-def exponential(remove: float, steps: int) -> Iterator[float]:
-    """Yield cumulative fractions that keep the same share of the survivors in every step.
-
-    Args:
-        remove: the final fraction s.
-        steps: how many, T; after step t the fraction 1 - (1 - s)^(t / T) is gone (SNIP's and NTK-SAP's
-            iterative form, arXiv 2006.09081 and 2304.02840).
-
-    Raises:
-        UsageError: fewer than one step.
-
-    Example:
-        >>> [round(fraction, 3) for fraction in exponential(0.875, 3)]
-        [0.5, 0.75, 0.875]
-    """
-    if steps < 1:
-        raise UsageError(f"{steps} steps; a schedule has at least one")
-    for step in range(1, steps):
-        yield 1.0 - (1.0 - remove) ** (step / steps)
-    yield remove  # exactly, not by way of powers
-
-
-__all__ = ["exponential", "one_shot"]
+__all__ = [
+    "Cut",
+    "Fractions",
+    "Remember",
+    "Rewind",
+    "Step",
+    "Steps",
+    "Train",
+    "after_training",
+    "before_training",
+    "dense",
+    "early",
+    "exponential",
+    "halving",
+    "one_shot",
+    "rewind",
+    "rounds",
+    "tick_tock",
+]

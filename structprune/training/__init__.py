@@ -3,5 +3,6 @@
 from structprune.training.evaluation import evaluate
 from structprune.training.loop import Progress, finetune
 from structprune.training.optimiser import Recipe
+from structprune.training.recipes import RECIPES
 
-__all__ = ["Progress", "Recipe", "evaluate", "finetune"]
+__all__ = ["RECIPES", "Progress", "Recipe", "evaluate", "finetune"]

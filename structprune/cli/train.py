@@ -1,0 +1,115 @@
+"""``structprune train``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from structprune.cli import options as o
+from structprune.cli import shell
+from structprune.cli.checks import check
+
+
+@shell.guarded
+def train(
+    method: Annotated[str, typer.Option(help="A method, see structprune methods.")] = "structprune",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="What is learned: digits, cifar10, cifar100, mnist, fashion-mnist (with --root), "
+            "tiny-imagenet or imagenet (folders, with --root), a folder of class folders, or an .npz."
+        ),
+    ] = "digits",
+    arch: Annotated[
+        str, typer.Option(help="The network: a zoo's name or package.module:factory.")
+    ] = "resnet18",
+    nodes: Annotated[
+        str | None, typer.Option(metavar="FRACTION", help="Of the nodes, to remove; for methods on channels.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FRACTION", help="Of the weights, to mask; for methods on weights.")
+    ] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(metavar="FRACTION", help="Of the method's own unit, whichever that is.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="In all, the same for every method. Default: the recipe's.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="How it is trained: default, or a paper's.")] = "default",
+    root: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
+    download: Annotated[bool, o.flag("--download", help="Fetch a torchvision data set into --root.")] = False,
+    test_data: o.TestData = None,
+    validation: Annotated[
+        float, typer.Option(help="Fraction of the training images held out for every choice.")
+    ] = 0.1,
+    input_size: o.InputSize = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: the recipe's.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", help="Images in a step. Default: the recipe's.")
+    ] = None,
+    samples: o.Samples = None,
+    draws: o.Draws = 5,
+    steps: Annotated[
+        int | None, typer.Option(help="Cuts of an iterative method. Default: the paper's.")
+    ] = None,
+    latest: Annotated[
+        int | None,
+        typer.Option(help="Epoch after which an early cut comes anyway. Default: a quarter of all."),
+    ] = None,
+    published_length: Annotated[
+        bool, o.flag("--published-length", help="Train as long as the published code, where that is longer.")
+    ] = False,
+    published_detector: Annotated[
+        bool,
+        o.flag("--published-detector", help="Find the moment of an early cut as the published code does."),
+    ] = False,
+    precision: Annotated[str, typer.Option(help="Of training: float32 or bfloat16.")] = "float32",
+    channels_last: Annotated[
+        bool, o.flag("--channels-last", help="Lay images out with channels last.")
+    ] = False,
+    align: o.Align = 1,
+    floor: o.Floor = 0.02,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Result folder. Default: ARCH-METHOD-nodes0.89 here."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, o.flag("--resume", help="Go on where a training to this folder stopped.")
+    ] = False,
+    export: Annotated[bool, o.flag("--export/--no-export", help="Write and prove ONNX.")] = True,
+    opset: o.Opset = None,
+    exporter: o.Exporter = "auto",
+    rtol: o.Rtol = 1e-4,
+    measure: Annotated[bool, o.flag("--measure/--no-measure", help="Measure what it bought.")] = True,
+    measure_batch: o.Batches = [1, 8],  # noqa: B006  typer copies it
+    threads: o.Threads = 1,
+    energy_seconds: o.Seconds = 5.0,
+    country: o.Country = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    force: o.Force = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Train a network with any method of the papers, when to prune and what to prune."""
+    asked = dict(locals())
+    check(asked)
+    from structprune.cli.training import run
+
+    with shell.speaking(quiet) as say:
+        report, folder = run(asked, say)
+    if json:
+        shell.print_json(asdict(report))
+        return
+    from structprune.cli.showing import SHORT, show
+
+    show(report, SHORT)
+    shell.print_line(f"Written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")

@@ -1,0 +1,41 @@
+"""Filter norms (Li et al., arXiv 1608.08710)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from structprune.criteria.coupled import mean_over_layers
+from structprune.errors import UsageError
+from structprune.gates import GatedModel
+from structprune.layers import ConvTranspose, conv_groups, weight_of
+from structprune.scores import Sampling, Scores, finished, per_channel
+
+
+def filter_norm(gated: GatedModel, sampling: Sampling) -> Scores:
+    """Score by the mean |w| of the filters that write a channel.
+
+    A channel that several layers write takes the mean over its filters. Means and not sums, since
+    filters of different layers differ in size by orders of magnitude.
+
+    Raises:
+        UsageError: the gates are on weights.
+    """
+    if gated.flow == "weights":
+        raise UsageError("filter_norm scores channels, and these gates are on weights; use magnitude")
+    layers = dict(gated.model.named_modules())
+    writers = {layer for rows in gated.producers.values() for layer, _, _ in rows}
+    norms = {layer: _filter_norms(layers[layer]) for layer in writers}
+    like = next(gated.model.parameters()).dtype
+    values = {
+        name: mean_over_layers(shape.numel(), gated.producers[name], norms).to(like)
+        for name, shape in gated.shapes.items()
+    }
+    return finished(values, "filter_norm")
+
+
+def _filter_norms(layer: nn.Module) -> Tensor:
+    weight = weight_of(layer).detach()
+    if isinstance(layer, ConvTranspose):  # (I, O / G, k, k): each conv group has its own inputs
+        weight = torch.unflatten(weight, 0, (conv_groups(layer), -1)).transpose(1, 2).flatten(0, 1)
+    return per_channel(weight.abs())

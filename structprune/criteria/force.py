@@ -1,0 +1,19 @@
+"""FORCE (de Jorge et al., arXiv 2006.09081): SNIP whose pruned weights may come back."""
+
+from __future__ import annotations
+
+from structprune.batch_norm import evaluating
+from structprune.curvature import exact_arithmetic, gradient
+from structprune.gates import GatedModel
+from structprune.scores import Sampling, Scores, accumulate, finished
+
+
+def force(gated: GatedModel, sampling: Sampling) -> Scores:
+    """Score by |dL/dc| at the gates as they stand, closed ones too: |theta dL/dW| with the dense theta.
+
+    The loss is that of the masked network, W = theta c. Where all gates are open it is SNIP.
+    """
+    gates = gated.ones()
+    with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
+        signed = (gradient(sampling.terms(gated, unit), gates) for unit in sampling.units())
+        return finished(accumulate(sampling.accumulate, signed), "force")

@@ -54,6 +54,17 @@ def test_the_product_is_that_of_the_whole_hessian_and_the_whole_gradient(count: 
     torch.testing.assert_close(torch.cat([got["a"], got["b"]]), H @ g)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_gradient_is_projected_before_the_product_and_not_behind_it(count: int) -> None:
+    matrices, slopes = [symmetric(i) for i in range(count)], [vector(i, 1, 2, 3, 4) for i in range(count)]
+    there = {"a": vector(1, 0), "b": vector(0, 1, 1)}
+    terms = [quadratic(m, s) for m, s in zip(matrices, slopes, strict=True)]
+    got = hessian_gradient(terms, gates(), within=there)
+    H = torch.stack(matrices).sum(0)
+    g = H @ torch.ones(5).double() + torch.stack(slopes).sum(0)
+    torch.testing.assert_close(torch.cat([got["a"], got["b"]]), H @ (vector(1, 0, 0, 1, 1) * g))
+
+
 @pytest.mark.parametrize("split", [1, 2, 5])
 def test_along_other_variables_the_product_is_that_of_the_mixed_block(split: int) -> None:
     # L = sum over k of (c . x_k)^3 / split, c the gates and x the variables, cut into equal terms.

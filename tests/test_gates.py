@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from structprune.batch_norm import evaluating
 from structprune.channels import ChannelGroups, channel_groups
+from structprune.errors import UsageError
 from structprune.gates import Gates, gate_channels, gate_weights, input_sizes
 from structprune.layers import ConvTranspose, conv_groups, weighted_layers
 from tests.networks import NETWORKS, TinyConvBN, TinyResidualConcat, example
@@ -144,6 +145,86 @@ def test_weight_gates_scale_every_entry(network: type[nn.Module]) -> None:
             by_hand.get_parameter(name).mul_(gate)
     assert set(gates) == {f"{name}.weight" for name, _ in weighted_layers(model)}
     assert torch.equal(gated(gates, (x,)), by_hand(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+def test_the_gates_of_masked_weights_are_closed(dtype: torch.dtype) -> None:
+    model = TinyConvBN().double().eval()
+    x = example(TinyConvBN, dtype=torch.float64)
+    mask = (torch.rand(4, 3, 3, 3) < 0.4).to(dtype)
+    gated = gate_weights(model, {"conv1.weight": mask})
+    by_hand = copy.deepcopy(model)
+    with torch.no_grad():
+        by_hand.conv1.weight.mul_(mask)
+    first, second = gated.ones(), gated.ones(requires_grad=False)
+    assert list(first) == list(gated.shapes) == ["conv1.weight", "conv2.weight", "head.weight"]
+    assert torch.equal(second["conv1.weight"], mask.double())
+    assert bool((second["head.weight"] == 1).all())
+    assert all(gate.is_leaf and gate.requires_grad and gate.dtype == torch.float64 for gate in first.values())
+    assert not any(gate.requires_grad for gate in second.values())
+    assert torch.equal(gated(first, (x,)), by_hand(x))
+    second["conv1.weight"].fill_(7)  # the mask is not what was given away
+    assert torch.equal(gated.ones()["conv1.weight"], mask.double())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "why"),
+    [
+        ("conv1.weight", (4, 3), r"a mask of shape \(4, 3\) for 'conv1.weight': its shape is \(4, 3, 3, 3\)"),
+        ("conv1", (4,), "no gate has that name"),
+        ("bn1.weight", (4,), "no gate has that name"),
+    ],
+)
+def test_a_mask_of_nothing_or_of_another_shape_is_refused(
+    name: str, shape: tuple[int, ...], why: str
+) -> None:
+    with pytest.raises(UsageError, match=why):
+        gate_weights(TinyConvBN(), {name: torch.ones(shape)})
+
+
+def test_a_weight_that_two_layers_share_has_one_gate() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    model[1].weight = model[0].weight
+    gated = gate_weights(model)
+    half = {name: gate / 2 for name, gate in gated.ones().items()}
+    x = torch.randn(3, 4)
+    by_hand = copy.deepcopy(model)
+    with torch.no_grad():
+        by_hand.get_parameter("0.weight").div_(2)
+    assert list(half) == ["0.weight"]
+    torch.testing.assert_close(gated(half, (x,)), by_hand(x))
+
+
+@pytest.mark.parametrize("kind", ["channels", "weights"])
+def test_effective_weights_can_stand_in_for_the_products(kind: str) -> None:
+    model = TinyConvBN().double().eval()
+    x = example(TinyConvBN, dtype=torch.float64)
+    groups = channel_groups(model, x)
+    gated = gate_weights(model) if kind == "weights" else gate_channels(model, groups, {})
+    gates = {name: torch.randn(shape, dtype=torch.float64) for name, shape in gated.shapes.items()}
+    doubled = {"conv2.weight": model.conv2.weight.detach() * 2}
+    W = gated.effective(gates, parameters=doubled)
+    assert W.keys() == gated.weight_scales.keys()
+    assert torch.equal(gated(gated.ones(), (x,), scaled=W), gated(gates, (x,), parameters=doubled))
+    leaves = {name: weight.requires_grad_() for name, weight in W.items()}
+    slopes_W = torch.autograd.grad(gated(gates, (x,), scaled=leaves).sum(), list(leaves.values()))
+    assert all(float(slope.abs().max()) > 0 for slope in slopes_W)
+
+
+def test_the_flow_is_of_gates_on_channels_and_of_weights_on_weights() -> None:
+    model = TinyResidualConcat()
+    on_channels = gate_channels(model, channel_groups(model, example(TinyResidualConcat)))
+    assert (on_channels.flow, gate_weights(model).flow) == ("gates", "weights")
+
+
+def test_norms_are_the_batch_norms_that_a_channel_passes() -> None:
+    model = TinyResidualConcat()
+    gated = gate_channels(model, channel_groups(model, example(TinyResidualConcat)))
+    rows = {layer: (channels, gates) for rows in gated.norms.values() for layer, channels, gates in rows}
+    assert rows == dict.fromkeys(("bn0", "bn1"), ((0, 1, 2, 3), (0, 1, 2, 3)))
+    assert gated.norms.keys() == gated.producers.keys()
+    prelu = nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2))
+    assert gate_channels(prelu, channel_groups(prelu, torch.zeros(2, 3))).norms == {"0": ()}
 
 
 @pytest.mark.parametrize("where", WHERE)

@@ -119,6 +119,28 @@ def test_the_callers_forward_runs_the_network() -> None:
     assert float(term(gated("TinyMLP", model, "channels").ones()).detach()) == pytest.approx(2 * 2 / 9)
 
 
+def test_the_temperature_divides_every_floating_output() -> None:
+    model = network("TinyMLP")
+    over = gated("TinyMLP", model, "channels")
+    seen: list[dict[str, Tensor]] = []
+
+    def loss(output: dict[str, Tensor], target: Tensor) -> Tensor:
+        seen.append(output)
+        return output["scores"].square().sum()
+
+    def score(temperature: float) -> Tensor:
+        taken_on = replace(
+            sampling("TinyMLP", model, chunk=100),
+            forward=lambda f, inputs: {"scores": f(*inputs), "count": torch.tensor(4)},
+            loss=loss,
+            temperature=temperature,
+        )
+        return torch.stack([term(over.ones()) for term in taken_on.terms(over, taken_on.batches)]).sum()
+
+    torch.testing.assert_close(score(200.0), score(1.0) / 200**2)
+    assert all(int(output["count"]) == 4 for output in seen)
+
+
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_scores_that_are_not_finite_are_refused(broken: float) -> None:
     values = {"good": torch.ones(2), "bad": torch.tensor([1.0, broken]), "worse": torch.tensor([broken])}

@@ -12,14 +12,16 @@ from torch.nn.functional import cross_entropy
 from structprune.batch_norm import BatchNormMode
 from structprune.channels import channel_groups
 from structprune.gates import GatedModel, gate_channels, gate_weights
-from structprune.layers import batch_norms, weighted_layers
+from structprune.layers import batch_norms, weight_of, weighted_layers
 from structprune.scores import Accumulate, Batch, Sampling, Scores
 from tests.networks import CLASSES, NETWORKS, example
 from tests.oracles.forward import FORWARDS, GATES
 from tests.oracles.scores import Setting
 
-Kind = Literal["channels", "weights"]
-KINDS: tuple[Kind, ...] = ("channels", "weights")
+Kind = Literal["channels", "weights", "masked weights"]
+KINDS: tuple[Kind, ...] = ("channels", "weights", "masked weights")
+OPEN = 0.4
+"""Fraction of the gates that the masks leave open."""
 SIZES = (4, 3, 2)
 """Of the mini-batches: uneven, so that a mean of means is not the mean."""
 NAMES = {network.__name__: network for network in NETWORKS}
@@ -84,18 +86,27 @@ def sampling(
 
 def gated(name: str, model: nn.Module, kind: Kind, on_inputs: bool = False) -> GatedModel:
     """The network with gates on its channels (on weights, or on inputs) or on its weights."""
-    if kind == "weights":
-        return gate_weights(model)
+    if kind != "channels":
+        return gate_weights(model, masks(model, kind))
     groups = channel_groups(model, example(NAMES[name], dtype=next(model.parameters()).dtype))
     sizes = {layer: 0 for layer, _ in weighted_layers(model)} if on_inputs else {}
     return gate_channels(model, groups, sizes)
+
+
+def masks(model: nn.Module, kind: Kind) -> dict[str, Tensor]:
+    """Random masks where there are any: bool, True for what stays."""
+    if kind != "masked weights":
+        return {}
+    generator = torch.Generator().manual_seed(4)
+    weights = {f"{name}.weight": weight_of(layer) for name, layer in weighted_layers(model)}
+    return {name: torch.rand(w.shape, generator=generator) < OPEN for name, w in weights.items()}
 
 
 def by_hand(name: str, model: nn.Module, kind: Kind, taken_on: Sampling) -> Setting:
     """The same network, gates and samples for the oracles."""
     values = {key: p.detach() for key, p in model.named_parameters()}
     shapes = {key: torch.Size([size]) for key, size in GATES[name].items()}
-    if kind == "weights":
+    if kind != "channels":
         shapes = {key: value.shape for key, value in values.items() if value.dim() > 1}
     return Setting(
         forward=FORWARDS[name],
@@ -104,6 +115,7 @@ def by_hand(name: str, model: nn.Module, kind: Kind, taken_on: Sampling) -> Sett
         gates=shapes,
         batches=[(batch.inputs[0], batch.target) for batch in taken_on.batches],
         statistics=taken_on.statistics,
+        masks=masks(model, kind),
     )
 
 

@@ -21,6 +21,8 @@ def test_the_default_is_known() -> None:
 @pytest.mark.parametrize("name", ["snap", "", "crop+", "crop+snap"])
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"known: crop, crop_gradflow, magnitude, ntk_sap, random, snip"
+        UnknownNameError,
+        match="known: bn_scale, crop, crop_gradflow, filter_norm, force, gate_taylor, grasp, magnitude, "
+        "ntk_sap, ntk_sap_kept, ntk_sap_redrawn, random, snip, synflow",
     ):
         criteria.named(name)

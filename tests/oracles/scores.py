@@ -6,7 +6,7 @@ Scores come as one vector over all gates, in the order of ``Setting.gates``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Setting:
         gates: name -> shape of the gates that are scored: of channels, or of weights.
         batches: mini-batches.
         statistics: running statistics, or None where every mini-batch normalises with its own.
+        masks: gate name -> 0/1 tensor, where not all gates are open.
     """
 
     forward: Forward
@@ -38,10 +39,24 @@ class Setting:
     gates: Mapping[str, torch.Size]
     batches: Sequence[Samples]
     statistics: Values | None
+    masks: Values = field(default_factory=dict)
 
     @property
-    def open(self) -> Tensor:
-        return torch.ones(sum(shape.numel() for shape in self.gates.values()), dtype=torch.float64)
+    def c(self) -> Tensor:
+        """The gates as they stand, end to end, (n,)."""
+        gates = {name: self.masks.get(name, torch.ones(shape)) for name, shape in self.gates.items()}
+        return torch.cat([gate.flatten() for gate in gates.values()]).double()
+
+    @property
+    def x(self) -> Tensor:
+        """What the gradient flow is of, (n,): the gates of channels, the effective weights of weights."""
+        if not self.of_weights:
+            return self.c
+        return torch.cat([self.values[name].flatten() for name in self.gates]) * self.c
+
+    @property
+    def of_weights(self) -> bool:
+        return set(self.gates) <= set(self.values)
 
     def output(self, flat: Tensor, values: Values, x: Tensor, norm: Normalise) -> Tensor:
         """Run the network with gates that lie end to end."""
@@ -64,7 +79,9 @@ def weights(values: Values) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if value.dim() > 1}
 
 
-def mean_loss(setting: Setting, batches: Sequence[Samples], flat: Tensor, values: Values) -> Tensor:
+def mean_loss(
+    setting: Setting, batches: Sequence[Samples], flat: Tensor, values: Values, temperature: float = 1.0
+) -> Tensor:
     """Cross entropy, averaged over the samples of all batches one by one."""
     losses = []
     for x, labels in batches:
@@ -73,27 +90,70 @@ def mean_loss(setting: Setting, batches: Sequence[Samples], flat: Tensor, values
         else:
             norm = by_statistics(setting.statistics)
             scores = torch.cat([setting.output(flat, values, one[None], norm) for one in x])
+        scores = scores / temperature
         losses += [row.exp().sum().log() - row[label] for row, label in zip(scores, labels, strict=True)]
     return torch.stack(losses).mean()
 
 
 def snip(setting: Setting, how: str) -> Tensor:
-    """|dL/dc|."""
-    return summed(setting, how, lambda loss: derivative(loss, setting.open))
+    """|c dL/dc|."""
+    return summed(setting, how, lambda loss: setting.c * derivative(loss, setting.c))
+
+
+def force(setting: Setting, how: str) -> Tensor:
+    """|dL/dc|, of closed gates too."""
+    return summed(setting, how, lambda loss: derivative(loss, setting.c))
+
+
+def gate_taylor(setting: Setting, how: str) -> Tensor:
+    """|c dL/dc| of every mini-batch, summed, whatever is asked for."""
+    return snip(setting, "abs")
 
 
 def crop(setting: Setting, how: str) -> Tensor:
-    """|H g| of the gates, with the whole Hessian."""
-    c = setting.open
-    return summed(setting, how, lambda loss: second_derivative(loss, c) @ derivative(loss, c))
+    """|x (H g)|, x the gates of channels or the effective weights, with the whole Hessian."""
+    return strength([flow_change(setting, unit) for unit in units(setting, how)], how)
+
+
+def grasp(setting: Setting, how: str) -> Tensor:
+    """The same with its sign, at temperature 200, of the total whatever is asked for."""
+    return flow_change(setting, setting.batches, temperature=200.0)
+
+
+def flow_change(setting: Setting, unit: Sequence[Samples], temperature: float = 1.0) -> Tensor:
+    x, loss = setting.x, loss_of_x(setting, unit, temperature)
+    g = derivative(loss, x)
+    g[setting.c == 0] = 0
+    return x * (second_derivative(loss, x) @ g)
+
+
+def loss_of_x(setting: Setting, unit: Sequence[Samples], temperature: float = 1.0) -> Scalar:
+    def loss(x: Tensor) -> Tensor:
+        if not setting.of_weights:
+            return mean_loss(setting, unit, x, setting.values, temperature)
+        weights_now = {**setting.values, **split(x, setting.gates)}
+        return mean_loss(setting, unit, torch.ones_like(x), weights_now, temperature)
+
+    return loss
+
+
+def synflow(setting: Setting, buffers: Values) -> Tensor:
+    """|c dR/dc|, R the sum of the outputs for ones, all values and running statistics made positive."""
+    values, norm = absolute(setting.values), by_statistics(absolute(buffers))
+    x = torch.ones_like(setting.batches[0][0][:1])
+    return (setting.c * derivative(lambda c: setting.output(c, values, x, norm).sum(), setting.c)).abs()
+
+
+def absolute(values: Values) -> dict[str, Tensor]:
+    return {name: value.abs() for name, value in values.items()}
 
 
 def crop_gradflow(setting: Setting, how: str) -> Tensor:
     """|H_ca g_a|: the block gates by weights of the Hessian of both, times the weights' gradient."""
     a = weights(setting.values)
     shapes = {name: value.shape for name, value in a.items()}
-    both = torch.cat([setting.open, *(value.flatten() for value in a.values())])
-    C = len(setting.open)
+    both = torch.cat([setting.c, *(value.flatten() for value in a.values())])
+    C = len(setting.c)
     scores = []
     for unit in units(setting, how):
 
@@ -142,19 +202,27 @@ def central_difference(scalar: Scalar, at: Tensor, step: float = 1e-5) -> Tensor
 
 
 def snip_by_difference(setting: Setting) -> Tensor:
-    """|dL/dc| of the total, from closing every gate by a little."""
-    loss = total_loss(setting)
-    return central_difference(loss, setting.open).abs()
+    """|c dL/dc| of the total, from closing every gate by a little."""
+
+    def loss(flat: Tensor) -> Tensor:
+        return mean_loss(setting, setting.batches, flat, setting.values)
+
+    return (setting.c * central_difference(loss, setting.c)).abs()
 
 
 def crop_by_difference(setting: Setting) -> Tensor:
-    """|d/dc of half the squared gradient norm|, from closing every gate by a little."""
-    loss = total_loss(setting)
-    return central_difference(lambda c: (derivative(loss, c) ** 2).sum() / 2, setting.open).abs()
+    """|x d/dx of half the squared gradient norm|, from closing every gate by a little."""
+    return flow_change_by_difference(setting, 1.0).abs()
 
 
-def total_loss(setting: Setting) -> Scalar:
-    return lambda flat: mean_loss(setting, setting.batches, flat, setting.values)
+def grasp_by_difference(setting: Setting) -> Tensor:
+    """The same with its sign, at temperature 200."""
+    return flow_change_by_difference(setting, 200.0)
+
+
+def flow_change_by_difference(setting: Setting, temperature: float) -> Tensor:
+    loss, x, there = loss_of_x(setting, setting.batches, temperature), setting.x, setting.c == 1
+    return x * central_difference(lambda at: (derivative(loss, at)[there] ** 2).sum() / 2, x)
 
 
 def ntk_sap(
@@ -167,7 +235,7 @@ def ntk_sap(
     epsilon: float = 0.01,
     drawn_in: torch.dtype = torch.float64,
 ) -> Tensor:
-    """|dJ/dc|, J the squared distance that a small step of the weights moves the outputs.
+    """|c dJ/dc|, J the squared distance that a small step of the weights moves the outputs.
 
     Random numbers are drawn in the order inputs, weights, steps; weights in the order of the network.
 
@@ -185,15 +253,15 @@ def ntk_sap(
     def normal(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=drawn_in).double()
 
-    total = torch.zeros_like(setting.open)
+    total = torch.zeros_like(setting.c)
     for inputs in draws:
         z = normal(inputs) if noise else inputs
         start = {**setting.values, **(kaiming(setting.values, normal) if redraw else {})}
         end = {**start, **{k: w + epsilon * normal(w) for k, w in weights(start).items()}}
         given = None if redraw else setting.statistics
         norm = by_statistics(taken(setting, start, z) if given is None else given)
-        total += derivative(distance(setting, start, end, z, norm), setting.open)
-    return total.abs()
+        total += derivative(distance(setting, start, end, z, norm), setting.c)
+    return (setting.c * total).abs()
 
 
 def distance(setting: Setting, start: Values, end: Values, z: Tensor, norm: Normalise) -> Scalar:
@@ -209,7 +277,7 @@ def distance(setting: Setting, start: Values, end: Values, z: Tensor, norm: Norm
 
 def taken(setting: Setting, values: Values, z: Tensor) -> Values:
     recorder = Recorder()
-    setting.output(setting.open, values, z, recorder)
+    setting.output(setting.c, values, z, recorder)
     return recorder.statistics
 
 

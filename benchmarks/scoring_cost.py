@@ -1,0 +1,175 @@
+"""What a score costs: time and peak memory of every criterion, as multiples of one training step.
+
+    python -m benchmarks.scoring_cost [--network resnet18-cifar resnet50-224] [--repeats 5]
+
+A step is forward and backward in training mode on the same batch. Criteria score that batch as one
+mini-batch and one chunk, in the same process. Time is the median of interleaved runs, memory the peak of
+what the process holds above what it held before, with freed memory handed back first; on the CPU this is
+resident memory, sampled every 2 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import psutil
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.rows import Row, collect, print_table
+from structprune.channels import channel_groups
+from structprune.choose import Scoring, score, score_weights
+from structprune.samples import Samples
+from structprune.scores import Batch
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, the side of its images, and how many of them a step takes."""
+
+    build: Callable[[], nn.Module]
+    side: int
+    batch: int
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "resnet18-cifar": Setting(lambda: _cifar_stem(torchvision.models.resnet18(num_classes=10)), 32, 128),
+    "resnet50-224": Setting(lambda: torchvision.models.resnet50(weights=None), 224, 8),
+}
+
+CHANNELS = ("snip", "crop", "crop_gradflow", "ntk_sap_redrawn", "ntk_sap_kept", "magnitude", "bn_scale")
+WEIGHTS = ("snip", "crop", "grasp", "synflow", "ntk_sap_redrawn")
+AIMS = {
+    ("resnet18-cifar", "crop"): 2.5,
+    ("resnet18-cifar", "ntk_sap_redrawn"): 1.6,
+    ("resnet50-224", "crop"): 1.5,
+    ("resnet50-224", "ntk_sap_redrawn"): 1.2,
+}
+"""Multiples of a step that the criteria on channel gates aim at."""
+
+
+def _cifar_stem(model: nn.Module) -> nn.Module:
+    """The usual ResNet for 32 px: a 3x3 stem of stride 1 and no pooling."""
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+def run(name: str, repeats: int) -> Row:
+    """Measure a training step and every criterion, in turns."""
+    setting = SETTINGS[name]
+    torch.manual_seed(0)
+    model = setting.build().eval()
+    x = torch.randn(setting.batch, 3, setting.side, setting.side)
+    y = torch.randint(0, 10, (setting.batch,))
+    groups = channel_groups(model, (x[:2],))
+    samples = Samples((Batch((x,), y),), functional.cross_entropy)
+
+    def scoring(criterion: str) -> Scoring:
+        # Trained, so that no pass for batch-norm statistics is in it.
+        return Scoring(
+            criterion,
+            trained=True,
+            accumulate="total",
+            draws=1,
+            chunk=setting.batch,
+            mini_batch=setting.batch,
+        )
+
+    work: dict[str, Callable[[], object]] = {"step": lambda: _step(model, x, y)}
+    for criterion in CHANNELS:
+        work[f"channels {criterion}"] = lambda c=criterion: score(model, groups, samples, scoring(c))
+    for criterion in WEIGHTS:
+        work[f"weights {criterion}"] = lambda c=criterion: score_weights(model, samples, scoring(c))
+    times: dict[str, list[float]] = {key: [] for key in work}
+    peaks: dict[str, list[float]] = {key: [] for key in work}
+    for turn in range(repeats + 1):
+        for key, job in work.items():
+            seconds, peak = _measured(job)
+            if turn:  # the first warms up
+                times[key].append(seconds)
+                peaks[key].append(peak)
+    base, held = median(times["step"]), median(peaks["step"])
+    return {
+        "setting": name,
+        "batch": setting.batch,
+        "side": setting.side,
+        "repeats": repeats,
+        "step_seconds": base,
+        "step_peak_mb": held,
+        "time": {key: median(found) / base for key, found in times.items()},
+        "peak": {key: median(found) / held for key, found in peaks.items()},
+    }
+
+
+def _step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    model.train()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+    model.zero_grad()
+    model.load_state_dict(buffers, strict=False)
+    model.eval()
+
+
+def _measured(job: Callable[[], object]) -> tuple[float, float]:
+    """Return seconds, and the peak in MB above what was resident before."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    process = psutil.Process()
+    before, done = process.memory_info().rss, threading.Event()
+    seen = [before]
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    start = time.perf_counter()
+    job()
+    seconds = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    return seconds, (max(seen) - before) / 1e6
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--again", action="store_true")
+    asked = parser.parse_args()
+    rows = collect("scoring_cost", asked.network, lambda name: run(name, asked.repeats), again=asked.again)
+    for row in rows:
+        print(
+            f"\n{row['setting']}, batch {row['batch']}: a step takes {row['step_seconds']:.2f} s, "
+            f"{row['step_peak_mb']:.0f} MB"
+        )
+        cells = (
+            (key, f"{row['time'][key]:.2f}", f"{row['peak'][key]:.2f}", _aim(row, key)) for key in row["time"]
+        )
+        print_table(("", "time / step", "peak / step", "aim"), cells)
+
+
+def _aim(row: Row, key: str) -> str:
+    gates, _, criterion = key.partition(" ")
+    aim = AIMS.get((row["setting"], criterion)) if gates == "channels" else None
+    if aim is None:
+        return ""
+    return f"{aim} ({'met' if row['time'][key] <= aim else 'not met'})"
+
+
+if __name__ == "__main__":
+    main()

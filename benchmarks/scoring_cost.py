@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import psutil
@@ -87,9 +88,9 @@ def run(name: str, repeats: int) -> Row:
 
     work: dict[str, Callable[[], object]] = {"step": lambda: _step(model, x, y)}
     for criterion in CHANNELS:
-        work[f"channels {criterion}"] = lambda c=criterion: score(model, groups, samples, scoring(c))
+        work[f"channels {criterion}"] = partial(score, model, groups, samples, scoring(criterion))
     for criterion in WEIGHTS:
-        work[f"weights {criterion}"] = lambda c=criterion: score_weights(model, samples, scoring(c))
+        work[f"weights {criterion}"] = partial(score_weights, model, samples, scoring(criterion))
     times: dict[str, list[float]] = {key: [] for key in work}
     peaks: dict[str, list[float]] = {key: [] for key in work}
     for turn in range(repeats + 1):

@@ -160,6 +160,7 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
         real=samples.real,
         draws=scoring.draws,
         seed=scoring.seed,
+        crew=samples.crew,
     )
     passes = [min(len(batch) % chunk or chunk, len(batch)) for batch in sampling.batches]
     fewest = min([*passes, sampling.samples // sampling.draws])

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from structprune.crew import ALONE, Crew
 from structprune.gates import Gates
 from structprune.scores import Term
 
@@ -22,12 +23,16 @@ Tensors = dict[str, Tensor]
 
 
 def gradient(terms: Sequence[Term], gates: Gates) -> Tensors:
-    """Return dL/dc of the sum of terms, shaped like the gates."""
-    return summed(_grad(term(gates), gates) for term in terms)
+    """Return dL/dc of the sum of terms, shaped like the gates; zeros where there are no terms."""
+    return _summed(gates, (_grad(term(gates), gates) for term in terms))
 
 
 def hessian_gradient(
-    terms: Sequence[Term], gates: Gates, along: Gates | None = None, within: Gates | None = None
+    terms: Sequence[Term],
+    gates: Gates,
+    along: Gates | None = None,
+    within: Gates | None = None,
+    crew: Crew = ALONE,
 ) -> Tensors:
     """Return the gate derivative of half the squared gradient norm.
 
@@ -37,6 +42,8 @@ def hessian_gradient(
         along: the variables x whose gradient is meant, or None for the gates themselves.
         within: 0/1 tensors m shaped like the variables: the norm is of m * g, the gradient of what is there;
             None where all is.
+        crew: the processes that share the terms; g is summed over all of them before the product, which is
+            this process's part of it.
 
     Returns:
         H_cx g_x, shaped like the gates: H_cc g_c without ``along`` (the score of EarlyCroP, arXiv
@@ -44,11 +51,13 @@ def hessian_gradient(
         in both m * g stands for g.
     """
     wrt = gates if along is None else along
-    if len(terms) == 1:  # one graph serves for g and for H g
+    if len(terms) == crew.size == 1:  # one graph serves for g and for H g
         first = _grad(terms[0](gates), wrt, create_graph=True)
         return _grad(_dot(_projected(_detached(first), within), first), gates)
-    g = _projected(summed(_grad(term(gates), wrt) for term in terms), within)
-    return summed(_grad(_dot(g, _grad(term(gates), wrt, create_graph=True)), gates) for term in terms)
+    own = _summed(wrt, (_grad(term(gates), wrt) for term in terms))
+    g = _projected(crew.total(own), within)
+    products = (_grad(_dot(g, _grad(term(gates), wrt, create_graph=True)), gates) for term in terms)
+    return _summed(gates, products)
 
 
 def _grad(scalar: Tensor, wrt: Gates, create_graph: bool = False) -> Tensors:
@@ -75,6 +84,10 @@ def _detached(tensors: Tensors) -> Tensors:
 def times(gates: Gates, values: Mapping[str, Tensor]) -> Tensors:
     """Multiply values by the gates of the same names, entry by entry."""
     return {name: gates[name].detach() * value for name, value in values.items()}
+
+
+def _summed(like: Gates, rows: Iterable[Tensors]) -> Tensors:
+    return summed(rows) or {name: torch.zeros_like(x) for name, x in like.items()}
 
 
 def summed(rows: Iterable[Tensors]) -> Tensors:

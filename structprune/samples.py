@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from structprune.batch_norm import evaluating
+from structprune.crew import ALONE, Crew
 from structprune.errors import InputError, UsageError
 from structprune.scores import Batch
 
@@ -32,6 +33,7 @@ class Samples:
         forward: (network, inputs) -> output that ``loss`` takes.
         real: whether these are data and not noise.
         how: where they come from, for the report.
+        crew: the processes among which the mini-batches are dealt; each of them has them all.
     """
 
     batches: tuple[Batch, ...]
@@ -39,6 +41,7 @@ class Samples:
     forward: Forward = lambda network, inputs: network(*inputs)
     real: bool = True
     how: str = "data"
+    crew: Crew = ALONE
 
 
 def random_samples(
@@ -143,7 +146,7 @@ def samples_of(
     batches = mini_batches_of([_pair(pair, device) for pair in pairs])
     if not batches:
         raise InputError(f"data is empty; {_EXPECTED}")
-    keywords = {"forward": forward} if forward is not None else {}
+    keywords: dict[str, Any] = {"forward": forward} if forward is not None else {}
     how = f"{sum(map(len, batches))} of the caller's own inputs"
     return Samples(tuple(batches), loss or functional.cross_entropy, real=True, how=how, **keywords)
 

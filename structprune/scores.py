@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from structprune.batch_norm import BatchNormMode, Statistics, evaluating
+from structprune.crew import ALONE, Crew
 from structprune.errors import InputError
 from structprune.gates import GatedModel, Gates
 
@@ -80,6 +81,7 @@ class Sampling:
         draws: weight draws of NTK-SAP, at least.
         seed: of everything random.
         temperature: the network's floating-point outputs are divided by it before the loss is taken.
+        crew: the processes among which the mini-batches are dealt, each scored whole.
     """
 
     batches: tuple[Batch, ...]
@@ -96,18 +98,24 @@ class Sampling:
     draws: int = 5
     seed: int = 0
     temperature: float = 1.0
+    crew: Crew = ALONE
 
     @property
     def samples(self) -> int:
         """Number of scoring inputs."""
         return sum(len(batch) for batch in self.batches)
 
+    @property
+    def sharing(self) -> Crew:
+        """The processes that share a unit: all share the total; of the other forms each has its own units."""
+        return self.crew if self.accumulate == "total" else ALONE
+
     def units(self) -> Iterator[tuple[Batch, ...]]:
         """Yield the sets of mini-batches whose derivatives are summed before the criterion is formed."""
         if self.accumulate == "total":
             yield self.batches
         else:
-            yield from ((batch,) for batch in self.batches)
+            yield from ((batch,) for batch in self.crew.deal(self.batches))
 
     def terms(self, gated: GatedModel, batches: Sequence[Batch], **stand_ins: Any) -> list[Term]:
         """Return functions of the gates, one a chunk, whose sum is the mean loss over the batches.
@@ -120,6 +128,7 @@ class Sampling:
         """
         total = sum(len(batch) for batch in batches)
         whole = self.batch_norm == "batch"
+        batches = self.sharing.deal(batches)
         chunks = [c for batch in batches for c in batch.chunks(len(batch) if whole else self.chunk)]
         return [self._term(gated, chunk, len(chunk) / total, stand_ins) for chunk in chunks]
 
@@ -186,17 +195,27 @@ def _class_scores(output: Any) -> Tensor:
     return output
 
 
-def accumulate(how: Accumulate, signed: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+def accumulate(
+    sampling: Sampling, signed: Iterator[dict[str, Tensor]], like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Sum absolute values or squares of signed scores, one dict a unit.
 
-    ``total`` has one unit, of all samples: its absolute value is the papers' form.
+    ``total`` has one unit, of all samples: its absolute value is the papers' form. Of several processes
+    the total is summed before the absolute value, and the others after it.
+
+    Args:
+        sampling: says how, and among which processes.
+        signed: this process's units.
+        like: tensors of the scores' shapes.
     """
-    strength = torch.square if how == "square" else torch.abs
+    strength = torch.square if sampling.accumulate == "square" else torch.abs
+    if sampling.accumulate == "total":
+        return {name: value.abs() for name, value in sampling.crew.total(next(signed)).items()}
     sums: dict[str, Tensor] = {}
     for values in signed:
         for name, value in values.items():
             sums[name] = sums[name] + strength(value) if name in sums else strength(value)
-    return sums
+    return sampling.crew.total(sums or {name: torch.zeros_like(x) for name, x in like.items()})
 
 
 def finished(values: Mapping[str, Tensor], criterion: str) -> Scores:

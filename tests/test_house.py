@@ -19,6 +19,7 @@ ORDER = (
     "registry",
     "report",
     "environment",
+    "crew",
     "models",
     "layers",
     "channels",

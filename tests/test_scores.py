@@ -65,7 +65,8 @@ def test_one_score_is_not_ranked() -> None:
 def test_signs_go_before_the_sum_unless_the_total_is_meant(how: Accumulate, expected: list[float]) -> None:
     units = {"total": [[-1.0, 2.0]], "abs": [[1.0, 2.0], [-3.0, 0.0]], "square": [[1.0, 2.0], [-3.0, 0.0]]}
     signed = ({"x": torch.tensor(row)} for row in units[how])
-    assert accumulate(how, signed)["x"].tolist() == expected
+    taken_on = replace(sampling("TinyMLP", network("TinyMLP")), accumulate=how)
+    assert accumulate(taken_on, signed, {"x": torch.zeros(2)})["x"].tolist() == expected
 
 
 def test_batches_are_cut_along_their_samples() -> None:

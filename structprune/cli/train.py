@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -104,8 +105,12 @@ def train(
     check(asked)
     from structprune.cli.training import run
 
-    with shell.speaking(quiet) as say:
-        report, folder = run(asked, say)
+    # Of several processes the first one speaks.
+    with shell.speaking(quiet or os.environ.get("RANK", "0") != "0") as say:
+        done = run(asked, say)
+    if done is None:
+        return
+    report, folder = done
     if json:
         shell.print_json(asdict(report))
         return

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from exporters.toolbox import Toolbox
-from structprune import pipeline
+from structprune import pipeline, trainer
 from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
 from structprune.cli.checks import fraction
 from structprune.cli.gathering import stem
+from structprune.crew import Crew, crew_of_torchrun
 from structprune.environment import device_named
 from structprune.errors import UnknownNameError, UsageError
 from structprune.methods import METHODS, Method
@@ -31,17 +32,32 @@ Say = Callable[[str], None]
 DEFAULT_REMOVE = 0.9
 
 
-def run(asked: Asked, say: Say) -> tuple[Report, Path]:
-    """Train as the options ask, and put the result folder in place."""
+def run(asked: Asked, say: Say) -> tuple[Report, Path] | None:
+    """Train as the options ask, and put the result folder in place.
+
+    Of several processes the first writes and reports; the others return None.
+    """
     method = _known(METHODS, asked["method"], "method")
     recipe = _recipe(asked)
     remove = removal(asked, method)
-    device_named(asked["device"])
+    with crew_of_torchrun(asked["device"]) as (crew, device):
+        device_named(device)
+        return _run({**asked, "device": device}, method, recipe, remove, crew, say)
+
+
+def _run(
+    asked: Asked, method: Method, recipe: Recipe, remove: float, crew: Crew, say: Say
+) -> tuple[Report, Path] | None:
     folder = asked["output"] or Path(_folder_name(asked, method, remove))
     checkpoint = folder.with_name(f"{folder.name}.training.pt")
+    if crew.rank:
+        crew.wait()
+        trainer.train(_lesson(asked, method, recipe, remove, checkpoint, crew, say).session, asked["resume"])
+        return None
     check_target(folder, asked["force"])
     _check_checkpoint(checkpoint, asked)
-    lesson = _lesson(asked, method, recipe, remove, checkpoint, say)
+    crew.wait()
+    lesson = _lesson(asked, method, recipe, remove, checkpoint, crew, say)
     with staged_folder(folder, asked["force"]) as stage:
         outcome = pipeline.train(lesson, stage, _toolbox(asked), say)
     checkpoint.unlink(missing_ok=True)
@@ -98,7 +114,7 @@ def _check_checkpoint(checkpoint: Path, asked: Asked) -> None:
 
 
 def _lesson(
-    asked: Asked, method: Method, recipe: Recipe, remove: float, checkpoint: Path, say: Say
+    asked: Asked, method: Method, recipe: Recipe, remove: float, checkpoint: Path, crew: Crew, say: Say
 ) -> Lesson:
     learn, test = read_task(asked["task"], asked["root"], asked["download"], asked["test_data"])
     network = inputs.read_network(
@@ -130,7 +146,7 @@ def _lesson(
         recipe=recipe,
         train=images.train,
         validation=None if validation is None else _like(images.train, validation),
-        samples=_samples(images, network),
+        samples=replace(_samples(images, network), crew=crew),
         steps=asked["steps"],
         floor=asked["floor"],
         align=asked["align"],
@@ -143,6 +159,7 @@ def _lesson(
         precision=asked["precision"],
         channels_last=asked["channels_last"],
         checkpoint=checkpoint,
+        crew=crew,
     )
     notes += [*network.notes, *images.notes]
     return Lesson(

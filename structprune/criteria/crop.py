@@ -23,9 +23,10 @@ def crop(gated: GatedModel, sampling: Sampling) -> Scores:
     On channel gates Hessian and gradient are those of the loss with respect to the gates c (CroP-S), on
     weight gates with respect to the effective weights W = theta c (CroP-U), both of what is open only.
     """
+    gates = gated.ones(requires_grad=False)
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
         signed = (flow_change(gated, sampling, unit) for unit in sampling.units())
-        return finished(accumulate(sampling.accumulate, signed), "crop")
+        return finished(accumulate(sampling, signed, gates), "crop")
 
 
 def crop_gradflow(gated: GatedModel, sampling: Sampling) -> Scores:
@@ -34,10 +35,12 @@ def crop_gradflow(gated: GatedModel, sampling: Sampling) -> Scores:
     weights = _weights(gated)
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
         signed = (
-            hessian_gradient(sampling.terms(gated, unit, parameters=weights), gates, along=weights)
+            hessian_gradient(
+                sampling.terms(gated, unit, parameters=weights), gates, along=weights, crew=sampling.sharing
+            )
             for unit in sampling.units()
         )
-        return finished(accumulate(sampling.accumulate, signed), "crop_gradflow")
+        return finished(accumulate(sampling, signed, gates), "crop_gradflow")
 
 
 def _weights(gated: GatedModel) -> dict[str, Tensor]:

@@ -16,4 +16,4 @@ def force(gated: GatedModel, sampling: Sampling) -> Scores:
     gates = gated.ones()
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
         signed = (gradient(sampling.terms(gated, unit), gates) for unit in sampling.units())
-        return finished(accumulate(sampling.accumulate, signed), "force")
+        return finished(accumulate(sampling, signed, gates), "force")

@@ -30,14 +30,14 @@ def flow_change(gated: GatedModel, sampling: Sampling, unit: Sequence[Batch]) ->
 def _of_gates(gated: GatedModel, sampling: Sampling, unit: Sequence[Batch]) -> Tensors:
     """Return c * (H_cc g_c)."""
     c = gated.ones()
-    return times(c, hessian_gradient(sampling.terms(gated, unit), c, within=c))
+    return times(c, hessian_gradient(sampling.terms(gated, unit), c, within=c, crew=sampling.sharing))
 
 
 def _of_weights(gated: GatedModel, sampling: Sampling, unit: Sequence[Batch]) -> Tensors:
     """Return W * (H_WW g_W), W = theta * c."""
     c = gated.ones(requires_grad=False)
     W = {name: weight.detach().requires_grad_() for name, weight in gated.effective(c).items()}
-    return times(W, hessian_gradient(sampling.terms(gated, unit, scaled=W), W, within=c))
+    return times(W, hessian_gradient(sampling.terms(gated, unit, scaled=W), W, within=c, crew=sampling.sharing))
 
 
 _BY_FLOW: Mapping[Flow, Callable[[GatedModel, Sampling, Sequence[Batch]], Tensors]] = {

@@ -21,4 +21,4 @@ def grasp(gated: GatedModel, sampling: Sampling) -> Scores:
     """
     cooled = replace(sampling, temperature=TEMPERATURE, accumulate="total")
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        return finished(flow_change(gated, cooled, cooled.batches), "grasp")
+        return finished(sampling.crew.total(flow_change(gated, cooled, cooled.batches)), "grasp")

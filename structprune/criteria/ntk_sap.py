@@ -52,10 +52,15 @@ def ntk_sap(
     gates = gated.ones()
     total = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     with evaluating(gated.model), exact_arithmetic():
-        for batch in _draws(sampling):
+        for number, batch in enumerate(_draws(sampling)):
+            # Every process draws all random numbers and works on its share of the draws.
             drawn = batch if real else _noise(batch, generator)
-            for name, value in _draw(gated, sampling, gates, drawn, keep, epsilon, generator).items():
-                total[name] += value
+            start = {} if keep else _redrawn(gated.model, generator)
+            stepped = _stepped(gated.model, start, epsilon, generator)
+            if number % sampling.crew.size == sampling.crew.rank:
+                for name, value in _draw(gated, sampling, gates, drawn, start, stepped).items():
+                    total[name] += value
+        total = sampling.crew.total(total)
     return finished({name: value.abs() for name, value in times(gates, total).items()}, "ntk_sap")
 
 
@@ -79,14 +84,11 @@ def _draw(
     sampling: Sampling,
     gates: Gates,
     batch: Batch,
-    keep: bool,
-    epsilon: float,
-    generator: torch.Generator,
+    start: Parameters,
+    stepped: Parameters,
 ) -> Parameters:
-    """dJ/dc of one draw. A function of its own, so that one draw's weights are gone before the next."""
-    start = {} if keep else _redrawn(gated.model, generator)
-    stepped = _stepped(gated.model, start, epsilon, generator)
-    fixed = keep and sampling.batch_norm == "fixed"
+    """dJ/dc of one draw; without weights of its own it takes the network's."""
+    fixed = not start and sampling.batch_norm == "fixed"
     statistics = sampling.statistics if fixed else _statistics(gated, sampling, batch, start)
     branch = partial(_outputs, gated, sampling, statistics)
     chunks = (_derivative(branch, gates, start, stepped, c) for c in batch.chunks(sampling.chunk))

@@ -16,4 +16,4 @@ def snip(gated: GatedModel, sampling: Sampling) -> Scores:
     gates = gated.ones()
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
         signed = (times(gates, gradient(sampling.terms(gated, unit), gates)) for unit in sampling.units())
-        return finished(accumulate(sampling.accumulate, signed), "snip")
+        return finished(accumulate(sampling, signed, gates), "snip")

@@ -149,7 +149,7 @@ def _train(run: _Run, state: State, step: schedules.Train) -> bool | None:
 
 def _epoch(run: _Run, state: State, step: schedules.Train, chosen: Optimizer) -> None:
     session, start = run.session, time.perf_counter()
-    each = steps_of(session.train)
+    each = steps_of(session.train, session.crew.size)
     plan = EpochPlan(
         number=state.epochs,
         first=state.within * each,
@@ -159,8 +159,11 @@ def _epoch(run: _Run, state: State, step: schedules.Train, chosen: Optimizer) ->
         constant=step.rate == "constant",
         l1=step.l1,
         precision=session.precision,
+        share=(session.crew.rank, session.crew.size),
     )
-    loss = train_epoch(state.model, chosen, session.train, plan)
+    # Wrapped anew for every epoch: a cut in between leaves other parameters.
+    wrapped = session.crew.wrapped(state.model)
+    loss = session.crew.mean(train_epoch(wrapped, chosen, session.train, plan))
     found = evaluate(state.model, session.validation) if session.validation is not None else None
     rate = float(chosen.param_groups[0]["lr"])
     state.within += 1
@@ -232,7 +235,7 @@ STEPS: Mapping[type, Callable[[_Run, State, Any], bool | None]] = {
 
 
 def _save(run: _Run, state: State) -> None:
-    if run.session.checkpoint is None:
+    if run.session.checkpoint is None or run.session.crew.rank:
         return
     elapsed = time.perf_counter() - run.started
     state.seconds += elapsed

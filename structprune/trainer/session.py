@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from structprune import schedules
 from structprune.choose import Scoring
+from structprune.crew import ALONE, Crew
 from structprune.detectors import DETECTORS, Detector
 from structprune.errors import UsageError
 from structprune.methods import Method
@@ -51,6 +52,7 @@ class Session:
         precision: of training; scores are taken in float32 whatever this says.
         channels_last: lay images out with channels last.
         checkpoint: file that is written after every epoch, or None.
+        crew: the processes that train together; the first of them writes.
     """
 
     model: nn.Module
@@ -75,6 +77,7 @@ class Session:
     precision: Precision = "float32"
     channels_last: bool = False
     checkpoint: Path | None = None
+    crew: Crew = ALONE
 
     def program(self) -> Program:
         """Return the steps, anew from the first."""

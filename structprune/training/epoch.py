@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structprune.errors import InputError
 from structprune.layers import batch_norms
 from structprune.tasks import classification
-from structprune.tasks.batches import Batch, Batches
+from structprune.tasks.batches import Batches
 from structprune.training.augment import random_mirror, random_shift
 from structprune.training.optimiser import Recipe, set_rate
 
@@ -51,9 +51,13 @@ class EpochPlan:
     share: Share = (0, 1)
 
 
-def steps_of(batches: Batches) -> int:
-    """Count the steps of one epoch: a last batch of one is left out, batch norm can't train on it."""
-    return len(batches) - (len(batches.images) % batches.batch_size == 1)
+def steps_of(batches: Batches, processes: int = 1) -> int:
+    """Count the steps of one epoch; a last batch that leaves a process one image is left out.
+
+    Batch norm can't train on one.
+    """
+    last = len(batches.images) % batches.batch_size
+    return len(batches) - (0 < last < 2 * processes)
 
 
 def train_epoch(
@@ -69,15 +73,15 @@ def train_epoch(
         InputError: the loss is not finite.
     """
     device = next(model.parameters()).device
-    steps, losses = steps_of(batches), []
+    steps, losses = steps_of(batches, plan.share[1]), []
     scales = [layer.weight for _, layer in batch_norms(model) if layer.affine] if plan.l1 else []
     model.train()
     with _seeded(plan, device):
-        for step, (images, labels) in enumerate(_shuffled(batches, plan)):
+        for step, (images, labels, weight) in enumerate(_shuffled(batches, plan)):
             set_rate(chosen, plan.recipe, plan.first + step, plan.steps, plan.constant)
             chosen.zero_grad()
             with _precision(plan, device):
-                loss = classification.loss(model(images.to(device)), labels.to(device))
+                loss = classification.loss(model(images.to(device)), labels.to(device)) * weight
             penalty = plan.l1 * torch.stack([s.abs().sum() for s in scales]).sum() if scales else 0.0
             (loss.float() + penalty).backward()  # type: ignore[no-untyped-call]
             if plan.recipe.clip is not None:
@@ -98,17 +102,18 @@ def _finite(loss: float, plan: EpochPlan) -> float:
     return loss
 
 
-def _shuffled(batches: Batches, plan: EpochPlan) -> Iterator[Batch]:
+def _shuffled(batches: Batches, plan: EpochPlan) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Yield this process's part of every batch, and what makes the mean over processes one over images."""
     generator = torch.Generator().manual_seed(_seed(plan))
     order = torch.randperm(len(batches.images), generator=generator)
     rank, size = plan.share
-    for chosen in torch.split(order, batches.batch_size)[: steps_of(batches)]:
+    for chosen in torch.split(order, batches.batch_size)[: steps_of(batches, size)]:
         images, labels = batches.batch(chosen.numpy())
         images = random_shift(images, generator)
         if batches.images.mirrors:
             images = random_mirror(images, generator)
         part = slice(rank * len(labels) // size, (rank + 1) * len(labels) // size)
-        yield images[part], labels[part]
+        yield images[part], labels[part], len(labels[part]) * size / len(labels)
 
 
 def _seed(plan: EpochPlan) -> int:

@@ -1,0 +1,202 @@
+"""``structprune train``: a method from the shell to a result folder, and back after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import structprune
+from structprune.methods import METHODS
+from tests.cli.command import Command, Finished, contents, environment
+from tests.cli.networks import save_images
+
+QUICK = ("--no-export", "--no-measure")
+FILES = {"model.safetensors", "plan.json", "report.json", "report.md"}
+
+
+@pytest.fixture
+def images(here: Path) -> Path:
+    return save_images(here / "images.npz", (8, 8, 3), each=40, classes=4)
+
+
+@pytest.fixture
+def small(images: Path) -> tuple[object, ...]:
+    """The options of a training that takes a second."""
+    return ("train", "--task", images, "--arch", "structprune:cifar_resnet20", "-b", 16, *QUICK)
+
+
+def test_a_method_on_channels(small: tuple[object, ...], cli: Command, here: Path) -> None:
+    document = cli(*small, "--method", "snap", "--nodes", 0.3, "--epochs", 2, "--json").done().document
+    assert document["nodes"]["removed"] == pytest.approx(0.3, abs=0.002)
+    assert document["method"] == "snap"
+    training = document["training"]
+    assert [epoch["number"] for epoch in training["log"]] == [1, 2]
+    assert [event["what"] for event in training["events"]] == ["cut"]
+    assert 0 <= training["test"] <= 1
+    assert training["test_images"] == 32
+    assert {proof["name"]: proof["passed"] for proof in document["proofs"]} == {
+        "closed_gates": True,
+        "reloaded": True,
+        "signature": True,
+    }
+    folder = here / "cifar_resnet20-snap-nodes0.3"
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert not list(here.glob("*.training.pt"))
+    assert sum(p.numel() for p in structprune.load(folder).parameters()) == document["parameters"]["after"]
+
+
+def test_a_method_on_weights(small: tuple[object, ...], cli: Command, here: Path) -> None:
+    document = cli(*small, "--method", "snip", "--weights", 0.8, "--epochs", 1, "--json").done().document
+    entries = document["weights"]["before"]
+    assert document["weights"]["after"] == round(0.2 * entries)
+    assert document["nodes"]["removed"] == 0
+    assert document["training"]["masked"]
+    assert any("not faster" in note for note in document["notes"])
+    stored = load_file(here / "cifar_resnet20-snip-weights0.8" / "model.safetensors")
+    weights = [x for x in stored.values() if x.dim() > 1]
+    assert sum(int((w != 0).sum()) for w in weights) <= document["weights"]["after"]
+
+
+def test_what_it_says(small: tuple[object, ...], cli: Command, here: Path) -> None:
+    done = cli(*small, "--method", "earlycrop-s", "--nodes", 0.3, "--epochs", 3).done()
+    for words in ("test accuracy, last epoch", "best validation", "detector", "what it saw", "cut", "Proofs"):
+        assert words in done.out
+    assert "epoch 3 of 3, loss" in done.err
+    assert "left" in done.err
+    report = (here / "cifar_resnet20-earlycrop-s-nodes0.3" / "report.md").read_text(encoding="utf-8")
+    assert "## Epochs" in report
+    assert "Method earlycrop-s" in report
+    assert cli("report", here / "cifar_resnet20-earlycrop-s-nodes0.3").done().out
+
+
+def test_the_same_seed_gives_the_same_network(small: tuple[object, ...], cli: Command, here: Path) -> None:
+    run = (*small, "--method", "crop-s", "--nodes", 0.3, "--epochs", 1)
+    for name in ("one", "two"):
+        cli(*run, "-o", name).done()
+    assert (here / "one/model.safetensors").read_bytes() == (here / "two/model.safetensors").read_bytes()
+
+
+def test_a_training_that_was_killed_goes_on(small: tuple[object, ...], here: Path) -> None:
+    """``kill -9`` after the first checkpoint, then --resume: bit for bit the weights of a whole run."""
+    run = [*map(str, small), "--method", "earlycrop-s", "--nodes", "0.3", "--epochs", "6"]
+    command = [sys.executable, "-m", "structprune", *run]
+    assert _run([*command, "-o", "whole"], here).code == 0
+    with subprocess.Popen(
+        [*command, "-o", "cut off"], cwd=here, env=environment(), stderr=subprocess.PIPE
+    ) as child:
+        deadline = time.monotonic() + 120
+        while not (here / "cut off.training.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    assert not (here / "cut off").exists()
+    refused = _run([*command, "-o", "cut off"], here)
+    refused.refused(2, "--resume goes on")
+    resumed = _run([*command, "-o", "cut off", "--resume"], here)
+    assert resumed.code == 0, resumed.err
+    assert "going on after epoch" in resumed.err
+    whole, again = (here / name / "model.safetensors" for name in ("whole", "cut off"))
+    assert whole.read_bytes() == again.read_bytes()
+    assert not list(here.glob("*.training.pt"))
+
+
+def test_two_processes_of_torchrun(small: tuple[object, ...], here: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    run = [*map(str, small), "--method", "crop-s", "--nodes", "0.3", "--epochs", "1", "-o", "dealt", "--json"]
+    # The launcher leaves folders among temporary files.
+    done = _run([*torchrun, "-m", "structprune", *run], here, TMPDIR=str(tmp_path))
+    assert done.code == 0, done.err
+    assert done.document["nodes"]["removed"] == pytest.approx(0.3, abs=0.002)
+    assert {path.name for path in (here / "dealt").iterdir()} == FILES
+
+
+def _run(command: list[str], here: Path, **variables: str) -> Finished:
+    env = {**environment(), **variables}
+    done = subprocess.run(
+        command, cwd=here, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--method", "snap", "--weights", 0.5), 2, ("--weights 0.5", "removes nodes", "--nodes 0.5")),
+        (("--method", "snip", "--nodes", 0.5), 2, ("removes weights", "--weights 0.5")),
+        (
+            (
+                "--method",
+                "snip",
+            ),
+            2,
+            ("--weights 0.9",),
+        ),
+        (("--method", "snip", "--weights", 0.5, "--sparsity", 0.5), 2, ("once",)),
+        (("--method", "dense", "--nodes", 0.5), 2, ("removes nothing",)),
+        (("--method", "snpi", "--weights", 0.5), 2, ("unknown method 'snpi'", "earlycrop-s")),
+        (("--method", "snap", "--nodes", "abc"), 2, ("--nodes abc",)),
+        (("--method", "snap", "--nodes", 0.3, "--epochs", 0), 2, ("--epochs 0",)),
+        (("--method", "snap", "--nodes", 0.3, "--recipe", "magic"), 2, ("unknown recipe", "earlycrop")),
+        (("--method", "snap", "--nodes", 0.3, "--precision", "float8"), 2, ("float32 or bfloat16",)),
+        (("--method", "snap", "--nodes", 0.9), 3, ("allows 0 to",)),
+        (
+            ("--method", "earlycrop-s", "--nodes", 0.3, "--epochs", 3, "--latest", 3),
+            2,
+            ("expected at most 2",),
+        ),
+        (("--method", "snap", "--nodes", 0.3, "--lr", 1e30, "--epochs", 2), 1, ("learning rate",)),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused_and_leaves_nothing(
+    options: tuple[object, ...],
+    code: int,
+    words: tuple[str, ...],
+    small: tuple[object, ...],
+    cli: Command,
+    here: Path,
+) -> None:
+    before = contents(here)
+    cli(*small, *options).refused(code, *words)
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (("cifar10",), ("--task cifar10", "--root")),
+        (("tiny-imagenet", "--root", "."), ("train and val",)),
+        (("nowhere.npz",), ("nowhere.npz is not there",)),
+    ],
+)
+def test_a_task_that_is_not_there(
+    task: tuple[str, ...], words: tuple[str, ...], cli: Command, here: Path
+) -> None:
+    done = cli("train", "--task", *task, "--method", "snap", "--nodes", 0.3, *QUICK)
+    assert done.code in (1, 2)
+    assert all(word in done.err for word in words), done.err
+
+
+def test_the_methods_are_listed_with_all_that_belongs_to_them(cli: Command) -> None:
+    listed = cli("methods", "--json").done().document["methods"]
+    assert set(listed) == set(METHODS)
+    for row in listed.values():
+        assert {"paper", "gates", "score", "schedule", "needs"} <= set(row)
+    shown = cli("methods").done().out
+    assert all(name in shown for name in METHODS)
+
+
+def test_an_existing_folder_is_refused(small: tuple[object, ...], cli: Command, here: Path) -> None:
+    run = (*small, "--method", "random-s", "--nodes", 0.3, "--epochs", 1, "-o", "result")
+    cli(*run).done()
+    cli(*run).refused(1, "result")
+    cli(*run, "--force").done()
+    assert json.loads((here / "result" / "report.json").read_text())["method"] == "random-s"

@@ -1,6 +1,6 @@
 """Every method trained on one task: accuracy, sparsities, and what the network costs afterwards.
 
-    python -m benchmarks.methods [--task digits] [--arch resnet18] [--only NAME ...] [--seeds 3] [--epochs 8]
+    python -m benchmarks.methods [--task digits] [--arch resnet18] [--only NAME ...] [--seeds 3] [--epochs 6]
 
 Each row is ``structprune train`` in a process of its own, once a seed; the first seed's run is measured
 too (batch time, memory, disk, emissions), where --no-measure doesn't say otherwise.
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--task", default="digits", help="as of structprune train")
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--sparsity", type=float, default=0.88, help="of each method's own unit")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--no-measure", action="store_true")

@@ -29,9 +29,10 @@ from benchmarks.rows import Row, collect, print_table
 from structprune.budget import Budget
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import Scoring, choose
+from structprune.criteria import DEFAULT
 from structprune.models import MODELS
-from structprune.samples import Samples, mini_batches_of
-from structprune.scores import Batch
+from structprune.samples import Samples
+from structprune.scores import Batch, mini_batches_of
 from structprune.surgery import shrink
 from structprune.tasks import Batches, ImageSet, scoring_sample, to_batches
 from structprune.training import Recipe, evaluate, finetune
@@ -54,10 +55,11 @@ class Contender:
 
 
 def _ours(score: str, **options: Any) -> Contender:
-    return Contender(score, options)
+    return Contender(score, {"mini_batch": 16, "labels": "given", **options})
 
 
 CONTENDERS: Mapping[str, Contender] = {
+    "default": Contender(DEFAULT),
     "random": _ours("random"),
     "filter_norms": _ours("magnitude"),
     "snip_total": _ours("snip", accumulate="total"),
@@ -75,6 +77,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "ntk_sap+crop_total": _ours("ntk_sap+crop", accumulate="total"),
     "ntk_sap+crop_abs_16": _ours("ntk_sap+crop", accumulate="abs"),
     "ntk_sap+crop_abs_4_drawn": _ours("ntk_sap+crop", accumulate="abs", labels="drawn", mini_batch=4),
+    "ntk_sap+crop_abs_16_drawn": _ours("ntk_sap+crop", accumulate="abs", labels="drawn"),
     "ntk_sap+crop_abs_4_drawn_steps_4": _ours(
         "ntk_sap+crop", accumulate="abs", labels="drawn", mini_batch=4, steps=4
     ),
@@ -108,7 +111,7 @@ class Setting:
         """Return the scoring images, balanced over the classes."""
         chosen = scoring_sample(self.images.labels, least=SCORING_IMAGES, most=SCORING_IMAGES, seed=seed)
         pairs = [Batch((x,), y) for x, y in _batches(self.images.take(chosen))]
-        return Samples(mini_batches_of(pairs), functional.cross_entropy)
+        return Samples(mini_batches_of(pairs), functional.cross_entropy, classes=True)
 
 
 def _batches(images: ImageSet) -> Batches:

@@ -15,20 +15,23 @@ from structprune.criteria import DEFAULT, named
 from structprune.curvature import exact_arithmetic, one_kernel
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
-from structprune.samples import MINI_BATCH, Samples, mini_batches_of
+from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
 from structprune.scores import (
+    MINI_BATCH,
     Accumulate,
     Labels,
     Sampling,
     Scores,
     fuse,
+    mini_batches_of,
     with_drawn_labels,
     within_groups,
 )
 from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
+TRAINED_MINI_BATCH = 4
 
 # Peak memory of |H g| per sample is 5 to 13 times the inputs of the conv and linear layers, by how many
 # operations lie between them; a pass is to stay below this many bytes.
@@ -39,7 +42,7 @@ _BYTES_PER_INPUT_BYTE = 12
 _CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "accumulate": (None, "total", "abs", "square"),
     "batch_norm": ("fixed", "batch"),
-    "labels": ("given", "drawn"),
+    "labels": (None, "given", "drawn"),
     "allocation": ("global", "uniform"),
 }
 
@@ -56,8 +59,9 @@ class Scoring:
         batch_norm: ``fixed`` statistics, or ``batch`` for those of every mini-batch.
         draws: weight draws of NTK-SAP, at least.
         mini_batch: samples whose derivatives are summed before ``abs`` and ``square`` are taken; it
-            changes the score.
-        labels: ``given`` with the samples, or ``drawn`` from what the network itself predicts.
+            changes the score. None: 4 where the network is trained, else 16.
+        labels: ``given`` with the samples, or ``drawn`` from what the network itself predicts. None: drawn
+            where the network is trained and a classifier.
         allocation: ``global`` ranks the whole network, ``uniform`` takes the same rate from every group.
         chunk: samples per pass, or None for as many as fit well into memory; no score depends on it.
         steps: 1 for one shot, more to rescore the shrunk network in between.
@@ -72,8 +76,8 @@ class Scoring:
     chunk: int | None = None
     steps: int = 1
     seed: int = 0
-    mini_batch: int = MINI_BATCH
-    labels: Labels = "given"
+    mini_batch: int | None = None
+    labels: Labels | None = None
     allocation: str = "global"
 
     def __post_init__(self) -> None:
@@ -85,7 +89,7 @@ class Scoring:
             raise UsageError(
                 f"draws {self.draws}, steps {self.steps} and chunk {self.chunk} must all be at least 1"
             )
-        if self.mini_batch < 2:
+        if self.mini_batch is not None and self.mini_batch < 2:
             raise UsageError(f"mini-batches of {self.mini_batch} can't be normalised; give at least 2")
 
 
@@ -147,8 +151,10 @@ def score_weights(
 
 def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -> list[Scores]:
     """Score by each of the criteria that a score names, all on the same samples and statistics."""
-    if scoring.mini_batch != MINI_BATCH:
-        samples = replace(samples, batches=mini_batches_of(samples.batches, scoring.mini_batch))
+    size = scoring.mini_batch or (TRAINED_MINI_BATCH if scoring.trained else MINI_BATCH)
+    if size != MINI_BATCH and scoring.batch_norm != "batch":
+        samples = replace(samples, batches=mini_batches_of(samples.batches, size))
+    labels = scoring.labels or ("drawn" if scoring.trained and samples.classes else "given")
     sampling = Sampling(
         batches=samples.batches,
         loss=samples.loss,
@@ -167,7 +173,7 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
     with one_kernel(gated.model, fewest), exact_arithmetic():
         if not scoring.trained and sampling.batch_norm == "fixed":
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
-        if scoring.labels == "drawn":
+        if labels == "drawn":
             sampling = with_drawn_labels(gated, sampling)
         return [criterion(gated, sampling) for criterion in named(scoring.score)]
 

@@ -55,7 +55,13 @@ TRAINED = ("data", "labels", "training")
 METHODS: Mapping[str, Method] = {
     "dense": Method("-", "nothing", "-", "dense"),
     "structprune": Method(
-        "ours: NTK-SAP and |H g|, fused", "channels", "ntk_sap+crop", "after", accumulate=None, needs=TRAINED
+        "ours: NTK-SAP and |H g|, fused",
+        "channels",
+        "ntk_sap+crop",
+        "early",
+        accumulate=None,
+        detector="lazy_regime",
+        needs=TRAINED,
     ),
     # ---- channels, removed for good
     "random-s": Method(CROP, "channels", "random", "before", allocation="uniform"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,12 @@ from torch.nn import functional
 from structprune.batch_norm import evaluating
 from structprune.crew import ALONE, Crew
 from structprune.errors import InputError, UsageError
-from structprune.scores import Batch
+from structprune.scores import MINI_BATCH, Batch, mini_batches_of
 
 Loss = Callable[[Any, Any], Tensor]
 Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]
 
 DEFAULT_SAMPLES = 64
-MINI_BATCH = 16
 _EXPECTED = "expected (inputs, targets) tensors of one length, or an iterable of such pairs"
 
 
@@ -33,6 +32,8 @@ class Samples:
         forward: (network, inputs) -> output that ``loss`` takes.
         real: whether these are data and not noise.
         how: where they come from, for the report.
+        classes: whether the output is class scores (N, K, ...) and the targets are classes, so that labels
+            may be drawn from what the network predicts.
         crew: the processes among which the mini-batches are dealt; each of them has them all.
     """
 
@@ -41,6 +42,7 @@ class Samples:
     forward: Forward = lambda network, inputs: network(*inputs)
     real: bool = True
     how: str = "data"
+    classes: bool = False
     crew: Crew = ALONE
 
 
@@ -78,7 +80,7 @@ def random_samples(
     shape = (count, *output.shape[2:])
     target = torch.randint(0, output.shape[1], shape, generator=generator).to(output.device)
     how = f"{count} random inputs with random labels (no data)"
-    return Samples(_mini_batches(inputs, target), functional.cross_entropy, real=False, how=how)
+    return Samples(_mini_batches(inputs, target), functional.cross_entropy, real=False, how=how, classes=True)
 
 
 def _described(output: object) -> str:
@@ -99,29 +101,6 @@ def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def _mini_batches(inputs: tuple[Tensor, ...], target: Tensor, size: int = MINI_BATCH) -> tuple[Batch, ...]:
     return tuple(Batch(inputs, target).mini_batches(size))
-
-
-def mini_batches_of(given: Sequence[Batch], size: int = MINI_BATCH) -> tuple[Batch, ...]:
-    """Deal samples anew into mini-batches that can normalise themselves, whatever batches they came in.
-
-    Batches of inputs that differ in shape stay apart.
-    """
-    runs: list[list[Batch]] = []
-    for batch in given:
-        if runs and _form(runs[-1][0]) == _form(batch):
-            runs[-1].append(batch)
-        else:
-            runs.append([batch])
-    return tuple(one for run in runs for one in _joined(run).mini_batches(size))
-
-
-def _form(batch: Batch) -> list[tuple[Any, ...]]:
-    return [(x.shape[1:], x.dtype) for x in (*batch.inputs, batch.target)]
-
-
-def _joined(run: Sequence[Batch]) -> Batch:
-    inputs = tuple(torch.cat(column) for column in zip(*(batch.inputs for batch in run), strict=True))
-    return Batch(inputs, torch.cat([batch.target for batch in run]))
 
 
 def samples_of(
@@ -148,7 +127,9 @@ def samples_of(
         raise InputError(f"data is empty; {_EXPECTED}")
     keywords: dict[str, Any] = {"forward": forward} if forward is not None else {}
     how = f"{sum(map(len, batches))} of the caller's own inputs"
-    return Samples(tuple(batches), loss or functional.cross_entropy, real=True, how=how, **keywords)
+    chosen = loss or functional.cross_entropy
+    classes = loss is None and forward is None and not batches[0].target.is_floating_point()
+    return Samples(batches, chosen, real=True, how=how, classes=classes, **keywords)
 
 
 def _pair(pair: Any, device: torch.device | None) -> Batch:

@@ -50,6 +50,32 @@ class Batch:
             yield Batch(tuple(x[start:end] for x in self.inputs), self.target[start:end])
 
 
+MINI_BATCH = 16
+
+
+def mini_batches_of(given: Sequence[Batch], size: int = MINI_BATCH) -> tuple[Batch, ...]:
+    """Deal samples anew into mini-batches that can normalise themselves, whatever batches they came in.
+
+    Batches of inputs that differ in shape stay apart.
+    """
+    runs: list[list[Batch]] = []
+    for batch in given:
+        if runs and _form(runs[-1][0]) == _form(batch):
+            runs[-1].append(batch)
+        else:
+            runs.append([batch])
+    return tuple(one for run in runs for one in _joined(run).mini_batches(size))
+
+
+def _form(batch: Batch) -> list[tuple[Any, ...]]:
+    return [(x.shape[1:], x.dtype) for x in (*batch.inputs, batch.target)]
+
+
+def _joined(run: Sequence[Batch]) -> Batch:
+    inputs = tuple(torch.cat(column) for column in zip(*(batch.inputs for batch in run), strict=True))
+    return Batch(inputs, torch.cat([batch.target for batch in run]))
+
+
 @dataclass(frozen=True)
 class Scores:
     """How much each gate matters.

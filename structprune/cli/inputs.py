@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from structprune.environment import device_named
 from structprune.errors import InputError, UsageError
 from structprune.request import Judge
-from structprune.samples import DEFAULT_SAMPLES, MINI_BATCH, Samples, mini_batches_of, random_samples
-from structprune.scores import Batch
+from structprune.samples import DEFAULT_SAMPLES, Samples, random_samples
+from structprune.scores import MINI_BATCH, Batch, mini_batches_of
 from structprune.sources import Source, read
 from structprune.tasks import (
     Batches,
@@ -218,7 +218,7 @@ def samples_for(network: Network, images: Images | None, count: int | None, seed
     place = network.example[0].device
     batches = mini_batches_of([Batch((x.to(place),), y.to(place)) for x, y in images.score])
     how = f"{sum(map(len, batches))} images of {images.train.images.name}"
-    return Samples(batches, loss, real=True, how=how)
+    return Samples(batches, loss, real=True, how=how, classes=True)
 
 
 def judge(images: Images) -> Judge:

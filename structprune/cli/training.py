@@ -19,10 +19,7 @@ from structprune.errors import UnknownNameError, UsageError
 from structprune.methods import METHODS, Method
 from structprune.report import Report
 from structprune.request import Lesson
-from structprune.samples import MINI_BATCH, Samples, mini_batches_of
-from structprune.scores import Batch
 from structprune.tasks import ImageSet, hold_out, to_batches
-from structprune.tasks.classification import loss
 from structprune.tasks.named import read_task
 from structprune.trainer import Session
 from structprune.training import RECIPES, Recipe
@@ -146,7 +143,7 @@ def _lesson(
         recipe=recipe,
         train=images.train,
         validation=None if validation is None else _like(images.train, validation),
-        samples=replace(_samples(images, network), crew=crew),
+        samples=replace(inputs.samples_for(network, images, None, asked["seed"]), crew=crew),
         steps=asked["steps"],
         floor=asked["floor"],
         align=asked["align"],
@@ -179,13 +176,6 @@ def _lesson(
 def _like(batches: Any, images: ImageSet) -> Any:
     p = batches.preprocessing
     return to_batches(images, size=p.size, mean=p.mean, std=p.std, batch_size=batches.batch_size)
-
-
-def _samples(images: inputs.Images, network: inputs.Network) -> Samples:
-    place = network.example[0].device
-    batches = mini_batches_of([Batch((x.to(place),), y.to(place)) for x, y in images.score], MINI_BATCH)
-    how = f"{sum(map(len, batches))} images of {images.train.images.name}"
-    return Samples(batches, loss, real=True, how=how)
 
 
 def _toolbox(asked: Asked) -> Toolbox:

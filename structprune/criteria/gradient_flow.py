@@ -37,7 +37,8 @@ def _of_weights(gated: GatedModel, sampling: Sampling, unit: Sequence[Batch]) ->
     """Return W * (H_WW g_W), W = theta * c."""
     c = gated.ones(requires_grad=False)
     W = {name: weight.detach().requires_grad_() for name, weight in gated.effective(c).items()}
-    return times(W, hessian_gradient(sampling.terms(gated, unit, scaled=W), W, within=c, crew=sampling.sharing))
+    terms = sampling.terms(gated, unit, scaled=W)
+    return times(W, hessian_gradient(terms, W, within=c, crew=sampling.sharing))
 
 
 _BY_FLOW: Mapping[Flow, Callable[[GatedModel, Sampling, Sequence[Batch]], Tensors]] = {

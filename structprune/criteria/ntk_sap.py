@@ -15,7 +15,7 @@ from structprune.batch_norm import Statistics, evaluating, take_statistics
 from structprune.curvature import exact_arithmetic, summed, times
 from structprune.gates import GatedModel, Gates
 from structprune.layers import BatchNorm, weighted_layers
-from structprune.scores import Batch, Sampling, Scores, finished
+from structprune.scores import MINI_BATCH, Batch, Sampling, Scores, finished, mini_batches_of
 
 Parameters = dict[str, Tensor]
 
@@ -97,15 +97,19 @@ def _draw(
 
 def _draws(sampling: Sampling) -> Iterator[Batch]:
     """Split the samples into mini-batches, at least ``draws`` of them."""
-    size = max(1, sampling.samples // sampling.draws)
-    for batch in sampling.batches:
-        yield from batch.mini_batches(size)
+    yield from _split(sampling.batches, sampling.draws)
 
 
 def draw_count(sampling_batches: Sequence[Batch], draws: int) -> int:
     """Return how many draws these mini-batches make where at least ``draws`` are asked for."""
-    size = max(1, sum(map(len, sampling_batches)) // draws)
-    return sum(1 for batch in sampling_batches for _ in batch.mini_batches(size))
+    return sum(1 for _ in _split(sampling_batches, draws))
+
+
+def _split(batches: Sequence[Batch], draws: int) -> Iterator[Batch]:
+    size = max(1, sum(map(len, batches)) // draws)
+    # Mini-batches may be smaller for the sake of other criteria; every draw costs new weights.
+    for batch in batches if len(batches[0]) >= MINI_BATCH else mini_batches_of(batches):
+        yield from batch.mini_batches(size)
 
 
 def _noise(batch: Batch, generator: torch.Generator) -> Batch:

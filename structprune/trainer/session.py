@@ -18,6 +18,7 @@ from structprune.detectors import DETECTORS, Detector
 from structprune.errors import UsageError
 from structprune.methods import Method
 from structprune.samples import Samples
+from structprune.scores import MINI_BATCH
 from structprune.tasks import Batches
 from structprune.training import Recipe
 
@@ -90,10 +91,14 @@ class Session:
             trained: whether it has been trained by then.
             cuts: how many cuts there were, so that noise differs between them.
         """
+        # The papers' forms; ours leaves it to whether the network is trained.
+        published = self.method.accumulate is not None
         return Scoring(
             score=self.method.score,
             trained=trained,
             accumulate=self.method.accumulate,
+            mini_batch=MINI_BATCH if published else None,
+            labels="given" if published else None,
             draws=self.draws,
             seed=self.seed + 1000 * cuts,
             allocation=self.method.allocation,

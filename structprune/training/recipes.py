@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from structprune.training.optimiser import Recipe
 
 RECIPES: Mapping[str, Recipe] = {
-    # Ours: short and the same for every method; the peak is the usual one for SGD with batch norm.
-    "default": Recipe(lr=0.1, epochs=30, batch_size=128, steady=0.3),
+    # Ours: short and the same for every method; at 0.1 a dense resnet18 on digits fails for some seeds.
+    "default": Recipe(lr=0.05, epochs=30, batch_size=128, steady=0.5),
     # arXiv 2206.10451: the phase before an early cut runs at the constant full rate.
     "earlycrop": Recipe(
         lr=2e-3,

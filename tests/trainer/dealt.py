@@ -12,7 +12,7 @@ import torch
 from structprune.channels import channel_groups
 from structprune.choose import Scoring, score, score_weights
 from structprune.crew import Crew, crew_of_torchrun
-from structprune.samples import mini_batches_of
+from structprune.scores import mini_batches_of
 from structprune.trainer import train
 from tests.trainer.sessions import session
 

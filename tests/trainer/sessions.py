@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from structprune.methods import METHODS
-from structprune.samples import Samples, mini_batches_of
-from structprune.scores import Batch
+from structprune.samples import Samples
+from structprune.scores import Batch, mini_batches_of
 from structprune.tasks import Batches, ImageSet, to_batches
 from structprune.trainer import Session
 from structprune.training import Recipe
@@ -70,7 +70,10 @@ def session(method: str, remove: float = 0.5, epochs: int = 6, **options: Any) -
         recipe=Recipe(lr=0.05, batch_size=16),
         train=learn,
         samples=Samples(
-            mini_batches_of([Batch((x,), y) for x, y in learn]), functional.cross_entropy, how="colours"
+            mini_batches_of([Batch((x,), y) for x, y in learn]),
+            functional.cross_entropy,
+            how="colours",
+            classes=True,
         ),
         validation=colours(12, seed=1),
         steps=4 if known.fractions == "exponential" else None,

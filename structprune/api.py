@@ -26,7 +26,7 @@ from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
 from structprune.samples import DEFAULT_SAMPLES, Forward, Loss, Samples, random_samples, samples_of
-from structprune.scores import Accumulate, Scores
+from structprune.scores import Accumulate, Labels, Scores
 from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
@@ -109,6 +109,8 @@ def compress(
     finetune: Callable[[nn.Module], None] | None = None,
     trained: bool | None = None,
     accumulate: Accumulate | None = None,
+    labels: Labels | None = None,
+    mini_batch: int | None = None,
     align: int = 1,
     floor: float = 0.02,
     steps: int = 1,
@@ -135,6 +137,9 @@ def compress(
         finetune: trains the network that it is given, in place, after the cut.
         trained: whether the network counts as trained; None: whether its batch norms have seen data.
         accumulate: how derivatives of mini-batches are summed: ``total``, ``abs`` or ``square``.
+        labels: ``given``, or ``drawn`` from what the network predicts; None: drawn where it is trained, and
+            neither ``loss`` nor ``forward`` is given.
+        mini_batch: inputs whose derivatives are summed before ``abs`` and ``square`` are taken.
         align: widths become multiples of it, or stay.
         floor: the fraction of its width that every group keeps at least.
         steps: 1 for one shot, more to rescore in between.
@@ -175,7 +180,7 @@ def compress(
         example=example,
         budget=Budget(nodes, "nodes", floor, align),
         samples=_samples(model, example, data, loss, forward, samples, seed),
-        scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed),
+        scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels),
         name=type(model).__name__,
         trained_why=why,
         architecture=_architecture(architecture, model),
@@ -206,6 +211,8 @@ def score(
     forward: Forward | None = None,
     trained: bool | None = None,
     accumulate: Accumulate | None = None,
+    labels: Labels | None = None,
+    mini_batch: int | None = None,
     samples: int = DEFAULT_SAMPLES,
     draws: int = DEFAULT_DRAWS,
     chunk: int | None = None,
@@ -225,7 +232,7 @@ def score(
     example = _tuple(example_input)
     known, _ = is_trained(model, False, False, trained)
     chosen = _samples(model, example, data, loss, forward, samples, seed)
-    scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed)
+    scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed, mini_batch, labels)
     few = tuple(x[:TRIAL_INPUTS] for x in pipeline.proof_inputs(chosen, seed))
     groups = trusted(model, channel_groups(model, example), few)
     return score_channels(model, groups, chosen, scoring)

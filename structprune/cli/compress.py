@@ -34,6 +34,8 @@ def compress(
     score: o.Score = "ntk_sap+crop",
     trained: o.Trained = None,
     accumulate: o.Accumulate = None,
+    labels: o.Labels = None,
+    mini_batch: o.MiniBatch = None,
     batch_norm: o.BatchNorm = "fixed",
     samples: o.Samples = None,
     draws: o.Draws = 5,

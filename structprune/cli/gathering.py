@@ -71,7 +71,7 @@ def check_early(asked: Asked) -> None:
 
 def scoring_of(asked: Asked, trained: bool) -> Scoring:
     """Return how the options ask to score."""
-    names = ("score", "accumulate", "batch_norm", "draws", "chunk", "steps", "seed")
+    names = ("score", "accumulate", "labels", "mini_batch", "batch_norm", "draws", "chunk", "steps", "seed")
     return Scoring(trained=trained, **_chosen(asked, names))
 
 

@@ -68,6 +68,17 @@ Accumulate = Annotated[
         help="How derivatives of mini-batches are summed: total, abs or square. Default: by --trained."
     ),
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help="Labels while scoring: given, or drawn from the network's own prediction. Default: drawn where "
+        "it is trained."
+    ),
+]
+MiniBatch = Annotated[
+    int | None,
+    typer.Option(help="Inputs whose derivatives are summed first. Default: 4 where it is trained, else 16."),
+]
 Samples = Annotated[
     int | None,
     typer.Option(help="Inputs that score. Default: 64 without data; 10 a class, 256 to 2,048, with data."),

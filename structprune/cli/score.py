@@ -30,6 +30,8 @@ def score(
     std: o.Std = None,
     trained: o.Trained = None,
     accumulate: o.Accumulate = None,
+    labels: o.Labels = None,
+    mini_batch: o.MiniBatch = None,
     batch_norm: o.BatchNorm = "fixed",
     samples: o.Samples = None,
     draws: o.Draws = 5,

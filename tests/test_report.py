@@ -19,6 +19,7 @@ from structprune.report import (
     from_json,
     to_json,
 )
+from tests.render.reports import TRAINED
 
 SMALL = Report(
     method="snip",
@@ -62,7 +63,7 @@ FULL = replace(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("report", [SMALL, FULL], ids=["small", "full"])
+@pytest.mark.parametrize("report", [SMALL, FULL, TRAINED], ids=["small", "full", "trained"])
 def test_a_report_comes_back_equal(report: Report) -> None:
     assert from_json(to_json(report)) == report
     assert to_json(from_json(to_json(report))) == to_json(report)
@@ -119,7 +120,7 @@ def test_what_is_no_report_is_refused(text: str) -> None:
         from_json(text)
 
 
-OPTIONAL = {"break_even", "hardware", "seconds", "software"}
+OPTIONAL = {"break_even", "hardware", "seconds", "software", "training"}
 
 
 @pytest.mark.parametrize("key", sorted(json.loads(to_json(SMALL)).keys() - {"schema"}))

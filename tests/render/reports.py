@@ -7,12 +7,16 @@ from dataclasses import replace
 from structprune.report import (
     Accuracy,
     Count,
+    Detection,
+    Epoch,
+    Event,
     Measurement,
     Proof,
     Protected,
     Ratio,
     Report,
     Series,
+    Training,
 )
 
 
@@ -68,3 +72,26 @@ FULL = Report(
 )  # fmt: skip
 
 BARE = replace(FULL, flops=None, draws=None, accuracy=None, measurements=(), break_even=None, notes=())
+
+TRAINED = replace(
+    FULL,
+    method="earlycrop-u",
+    accuracy=None,
+    weights=Count(1000, 19, 0.981, asked=0.98),
+    training=Training(
+        task="digits",
+        recipe="earlycrop",
+        epochs=2,
+        test=0.632,
+        test_images=1234,
+        best_epoch=2,
+        best_validation=0.619,
+        validation_images=99,
+        log=(Epoch(1, 2.1234, 0.31, 0.05, 11.5), Epoch(2, 0.4321, 0.619, 0.0025, 12.5)),
+        events=(Event(1, "cut", 0.5123),),
+        detection=Detection("lazy_regime", "it moves less", (0.5, 0.25), 1, 3),
+        seconds=24.75,
+        collapsed=("layer1.0.conv1",),
+        masked=True,
+    ),
+)

@@ -7,10 +7,10 @@ import pytest
 
 from structprune.render import TABLES, markdown
 from structprune.report import Protected, Report
-from tests.render.reports import BARE, FULL
+from tests.render.reports import BARE, FULL, TRAINED
 
 
-@pytest.mark.parametrize("report", [FULL, BARE], ids=["full", "bare"])
+@pytest.mark.parametrize("report", [FULL, BARE, TRAINED], ids=["full", "bare", "trained"])
 def test_every_cell_of_every_table_is_there(report: Report) -> None:
     text = markdown(report)
     for build in TABLES:
@@ -64,10 +64,12 @@ def test_the_words_are_there(words: str) -> None:
     assert words in markdown(FULL)
 
 
-def test_tables_are_whole() -> None:
+@pytest.mark.parametrize(("report", "more"), [(FULL, 0), (TRAINED, 2)], ids=["compressed", "trained"])
+def test_tables_are_whole(report: Report, more: int) -> None:
     """Every run of table lines has one head, one rule and rows with as many bars."""
-    blocks = re.findall(r"(?:^\|.*\|\n)+", markdown(FULL), flags=re.MULTILINE)
-    assert len(blocks) == len(TABLES) + 1  # and the widths
+    blocks = re.findall(r"(?:^\|.*\|\n)+", markdown(report), flags=re.MULTILINE)
+    # All but that of a training, and the widths; a training brings its own and its epochs.
+    assert len(blocks) == len(TABLES) - 1 + 1 + more
     for block in blocks:
         head, rule, *rows = block.splitlines()
         assert set(rule) <= set("|- ")
@@ -92,3 +94,27 @@ def test_everything_comes_from_the_report() -> None:
     other = replace(FULL, protected=(Protected("stem", "unknown operation"),))
     assert "stem: unknown operation" in markdown(other)
     assert "it produces the network's outputs" not in markdown(other)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "98.1 % of the weights masked",
+        "Method earlycrop-u, seed 4711",
+        "63.2 % of 1,234 images",
+        "61.9 % of 99 images, epoch 2",
+        "| cut | after epoch 1: 0.5123 gone |",
+        "it moves less; after epoch 1",
+        "| 2 | 0.4321 | 61.90 % | 0.0025 | 12.5 |",
+    ],
+)
+def test_a_training_is_told_in_full(words: str) -> None:
+    assert words in markdown(TRAINED)
+
+
+def test_a_detector_that_never_fired_is_said_to_have_not() -> None:
+    assert TRAINED.training is not None
+    assert TRAINED.training.detection is not None
+    never = replace(TRAINED.training.detection, fired_after=None)
+    report = replace(TRAINED, training=replace(TRAINED.training, detection=never))
+    assert "never, so after the latest epoch, 3" in markdown(report)

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from structprune.cli import options as o
 from structprune.cli import shell
+
+if TYPE_CHECKING:
+    from structprune.methods import Method
+
+SCHEDULES = {
+    "dense": "never",
+    "before": "before training",
+    "after": "after half of the training",
+    "early": "early in training",
+    "rewind": "after training, rewound, in rounds",
+    "tick tock": "after a third of the training, in ticks",
+}
+"""How the schedules of methods are said."""
 
 
 @shell.guarded
@@ -14,6 +28,7 @@ def methods(json: o.Json = False, debug: o.Debug = False) -> None:
     from structprune.criteria import CRITERIA
     from structprune.methods import METHODS
     from structprune.render import Table
+    from structprune.training import RECIPES
 
     if json:
         shell.print_json(
@@ -25,8 +40,19 @@ def methods(json: o.Json = False, debug: o.Debug = False) -> None:
         )
         return
     rows = tuple(
-        (name, m.paper, m.gates, m.score, m.schedule, ", ".join(m.needs) or "-")
+        (name, m.paper, m.gates, _score(m), _when(m), ", ".join(m.needs) or "-")
         for name, m in METHODS.items()
     )
-    shell.print_table(Table("Methods", ("method", "from", "gates", "score", "schedule", "needs"), rows))
+    shell.print_table(Table("Methods", ("method", "from", "gates", "score", "when", "needs"), rows))
+    shell.print_line(f"train --recipe takes {', '.join(RECIPES)}.")
     shell.print_line(f"--score takes {', '.join(CRITERIA)}, or several joined by '+'.")
+
+
+def _score(method: Method) -> str:
+    return method.score + (", the same rate in every group" if method.allocation == "uniform" else "")
+
+
+def _when(method: Method) -> str:
+    cuts = {"one shot": "", "exponential": f", {method.steps} cuts", "halving": f", {method.steps + 2} cuts"}
+    detector = f", {method.detector}" if method.detector else ""
+    return SCHEDULES[method.schedule] + detector + cuts[method.fractions]

@@ -23,6 +23,7 @@ from structprune.scores import (
     Labels,
     Sampling,
     Scores,
+    conserved,
     fuse,
     mini_batches_of,
     with_drawn_labels,
@@ -43,7 +44,7 @@ _CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "accumulate": (None, "total", "abs", "square"),
     "batch_norm": ("fixed", "batch"),
     "labels": (None, "given", "drawn"),
-    "allocation": ("global", "uniform"),
+    "allocation": ("global", "conserved", "uniform"),
 }
 
 
@@ -62,7 +63,8 @@ class Scoring:
             changes the score. None: 4 where the network is trained, else 16.
         labels: ``given`` with the samples, or ``drawn`` from what the network itself predicts. None: drawn
             where the network is trained and a classifier.
-        allocation: ``global`` ranks the whole network, ``uniform`` takes the same rate from every group.
+        allocation: how much of each group goes. ``global`` ranks the whole network, ``conserved`` does so
+            with scores that grow as their group narrows, ``uniform`` takes the same rate from every group.
         chunk: samples per pass, or None for as many as fit well into memory; no score depends on it.
         steps: 1 for one shot, more to rescore the shrunk network in between.
         seed: of everything random.
@@ -78,7 +80,7 @@ class Scoring:
     seed: int = 0
     mini_batch: int | None = None
     labels: Labels | None = None
-    allocation: str = "global"
+    allocation: str = "conserved"
 
     def __post_init__(self) -> None:
         named(self.score)  # an unknown name is better refused before any work
@@ -127,6 +129,8 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
     found = _scored(gated, samples, scoring, chunk)
     for scores in found:
         _check(scores, groups)
+    if scoring.allocation == "conserved":
+        found = [replace(scores, values=conserved(scores.values)) for scores in found]
     fused = fuse(found)
     return replace(fused, values=within_groups(fused.values)) if scoring.allocation == "uniform" else fused
 
@@ -171,11 +175,20 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
     passes = [min(len(batch) % chunk or chunk, len(batch)) for batch in sampling.batches]
     fewest = min([*passes, sampling.samples // sampling.draws])
     with one_kernel(gated.model, fewest), exact_arithmetic():
-        if not scoring.trained and sampling.batch_norm == "fixed":
+        if not scoring.trained and sampling.batch_norm == "fixed" and not _data_free(scoring):
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
         if labels == "drawn":
             sampling = with_drawn_labels(gated, sampling)
         return [criterion(gated, sampling) for criterion in named(scoring.score)]
+
+
+# Criteria that never run the network on the scoring inputs, or take statistics of their own.
+_DATA_FREE = {"bn_scale", "filter_norm", "magnitude", "ntk_sap_redrawn", "random", "synflow"}
+
+
+def _data_free(scoring: Scoring) -> bool:
+    names = {name.strip().replace("-", "_") for name in scoring.score.split("+")}
+    return names <= _DATA_FREE and scoring.labels != "drawn"
 
 
 def _check_groups(groups: ChannelGroups) -> None:

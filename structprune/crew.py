@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from structprune.environment import device_named
 from structprune.errors import UsageError
 
 Item = TypeVar("Item")
@@ -50,6 +51,12 @@ class Crew:
         total = self.total({"value": torch.tensor(value, dtype=torch.float64, device=self._device())})
         return float(total["value"]) / self.size
 
+    def agree(self, model: nn.Module) -> None:
+        """Give every process the first one's buffers: batch norm takes statistics of its own share only."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, 0)
+
     def wrapped(self, model: nn.Module) -> nn.Module:
         """Return a network whose gradients are the means over all processes; the model alone where alone."""
         if self.size == 1:
@@ -84,15 +91,15 @@ def crew_of_torchrun(device: str) -> Iterator[tuple[Crew, str]]:
     Raises:
         UsageError: a device that only one process can have.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    size = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
+    if size == "1":
         yield ALONE, device
         return
     if ":" in device:
         raise UsageError(f"--device {device} with {size} processes; give cuda, each takes a GPU of its own")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device_named(device))
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield Crew(distributed.get_rank(), distributed.get_world_size()), device

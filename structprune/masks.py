@@ -54,7 +54,7 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{name}.weight": _parametrization(layer)[0].keep
         for name, layer in weighted_layers(model)
-        if parametrize.is_parametrized(layer, "weight")
+        if parametrize.is_parametrized(layer, "weight") and isinstance(_parametrization(layer)[0], Mask)
     }
 
 

@@ -24,7 +24,8 @@ class Method:
         fractions: in which cumulative steps: a name of ``structprune.trainer.session.FRACTIONS``.
         steps: how many of them, where the fractions ask.
         accumulate: of criteria of the loss; None: by whether the network is trained.
-        allocation: ``global`` ranks the whole network, ``uniform`` takes the same rate from every group.
+        allocation: ``global`` ranks the whole network, ``conserved`` does so with scores that grow as their
+            group narrows, ``uniform`` takes the same rate from every group.
         detector: what tells that it is time, for the schedule ``early``.
         l1: strength of the penalty on batch-norm scales before an early cut.
         needs: what it can't do without.
@@ -37,7 +38,7 @@ class Method:
     fractions: str = "one shot"
     steps: int = 1
     accumulate: Accumulate | None = "total"
-    allocation: Literal["global", "uniform"] = "global"
+    allocation: Literal["global", "conserved", "uniform"] = "global"
     detector: str | None = None
     l1: float = 0.0
     needs: tuple[str, ...] = ()
@@ -60,6 +61,7 @@ METHODS: Mapping[str, Method] = {
         "ntk_sap+crop",
         "early",
         accumulate=None,
+        allocation="conserved",
         detector="lazy_regime",
         needs=TRAINED,
     ),

@@ -29,10 +29,11 @@ from structprune.choose import Scoring, choose
 from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
+from structprune.layers import out_width, weighted_layers
 from structprune.masks import collapsed
 from structprune.proofs import LEAST_SPREAD, closed_gates, reloaded, require, signature
 from structprune.report import Accuracy, Count, Measurement, Proof, Report, Training, to_json
-from structprune.request import Judge, Lesson, Meter, Outcome, Request, Say, Tools
+from structprune.request import Judge, Learned, Lesson, Meter, Outcome, Request, Say, Tools
 from structprune.samples import Samples, random_like
 from structprune.scores import Scores
 from structprune.sources.architecture import FACTORY
@@ -116,41 +117,64 @@ def compress(
     return Outcome(cut.small, cut.plan, cut.scores, report, cut.groups)
 
 
-def train(lesson: Lesson, folder: Path, tools: Tools | None = None, say: Say = lambda _: None) -> Outcome:
-    """Train a network with a method of pruning and write the result into an empty folder.
+def train(lesson: Lesson, tools: Tools | None = None, say: Say = lambda _: None) -> Learned:
+    """Train a network with a method of pruning; nothing is written but the session's checkpoint.
 
     Args:
         lesson: what and how.
+        tools: takes the energy, where the lesson is measured.
+        say: told what happens next.
+
+    Raises:
+        TargetUnreachableError: the target can't be met.
+        ProofFailedError: a cut is not what was meant.
+        InputError: the network, the data or the checkpoint can't be used.
+    """
+    check_finite(lesson.session.model)
+    metered = tools.metered() if tools and lesson.measure else nullcontext()
+    with metered as meter:
+        trained = trainer.train(lesson.session, lesson.resume, say)
+    return Learned(lesson, trained, meter)
+
+
+def deliver(learned: Learned, folder: Path, tools: Tools | None = None, say: Say = lambda _: None) -> Outcome:
+    """Write what was trained into an empty folder, prove it, measure it and report.
+
+    Args:
+        learned: what :func:`train` gave.
         folder: an empty folder, which the caller puts in place or throws away.
         tools: exports and measures; without them neither happens.
         say: told what happens next.
 
     Raises:
-        TargetUnreachableError: the target can't be met.
         ProofFailedError: a proof failed.
-        InputError: the network, the data or the checkpoint can't be used.
     """
+    lesson, trained = learned.lesson, learned.trained
     session = lesson.session
-    check_finite(session.model)
     request = _as_request(lesson)
     inputs = proof_inputs(request.samples, session.seed)
-    run = _Run(request, folder, tools, say, _Clock(say), list(lesson.notes), inputs)
-    metered = tools.metered() if tools and lesson.measure else nullcontext()
-    with metered as meter, run.clock.step("train", "training"):
-        trained = trainer.train(session, lesson.resume, say)
+    run = _Run(
+        request, folder, tools, say, _Clock(say, {"train": trained.seconds}), list(lesson.notes), inputs
+    )
     with run.clock.step("evaluate", "taking the test accuracy"):
         accuracy = _judged(lesson.judge, trained.model)
-    groups = channel_groups(session.model, session.example)
+    groups = trained.groups or _untraced(session.model)
     plan = trained.plan or Plan({}, replace(request.budget, remove=session.remove), trained.removed)
     cut = _Cut(groups, plan, Scores({}, session.method.score), trained.model, trained.proof)
     run.notes.extend(_about_training(lesson, trained))
-    proofs = (*([trained.proof] if trained.proof else []), *_written_and_proven(run, cut))
-    report = _report(run, cut, proofs, None, _measured(run, cut.small), meter)
-    report = replace(report, method=lesson.session.name, training=_training(lesson, trained, accuracy))
-    if trained.masks:
-        report = replace(report, weights=_masked_count(session, trained))
+    proofs = (
+        *([trained.proof] if trained.proof else []),
+        *_written_and_proven(run, cut, collapsed(trained.masks)),
+    )
+    report = _report(run, cut, proofs, None, _measured(run, cut.small), learned.meter)
+    report = replace(report, **_of_training(lesson, trained, accuracy))
     write_report(report, folder)
     return Outcome(trained.model, plan, cut.scores, report, groups)
+
+
+def _untraced(model: nn.Module) -> ChannelGroups:
+    """Groups of a network that can't be traced: its nodes are those of all of its layers."""
+    return ChannelGroups((), (), {name: out_width(layer) for name, layer in weighted_layers(model)}, ())
 
 
 def _as_request(lesson: Lesson) -> Request:
@@ -161,13 +185,28 @@ def _as_request(lesson: Lesson) -> Request:
         example=session.example,
         budget=Budget(session.remove, session.method.unit or "nodes", session.floor, session.align),
         samples=session.samples,
-        scoring=Scoring(seed=session.seed, draws=session.draws),
+        scoring=session.scoring(trained=True, cuts=0) if session.method.unit else Scoring("random"),
         name=lesson.network,
         trained_why="it was trained here",
         architecture=lesson.architecture,
         export=lesson.export,
         measure=lesson.measure,
     )
+
+
+def _of_training(lesson: Lesson, trained: Trained, accuracy: float) -> dict[str, Any]:
+    """What a report of a training says differently."""
+    session = lesson.session
+    said: dict[str, Any] = {
+        "method": session.name,
+        "trained": True,
+        "training": _training(lesson, trained, accuracy),
+    }
+    if "data" not in session.method.needs and "ntk_sap" not in session.method.score:
+        said |= {"samples": 0, "data": "no inputs"}
+    if trained.masks:
+        said["weights"] = _masked_count(session, trained)
+    return said
 
 
 def _about_training(lesson: Lesson, trained: Trained) -> Iterator[str]:
@@ -188,10 +227,11 @@ def _training(lesson: Lesson, trained: Trained, accuracy: float) -> Training:
     best = trained.best or (None, None)
     return Training(
         task=lesson.task,
-        recipe=lesson.recipe,
+        recipe=_recipe(lesson),
         epochs=len(trained.log),
         test=accuracy,
         test_images=lesson.judge.images,
+        test_how=lesson.judge.how,
         best_epoch=best[1],
         best_validation=best[0],
         validation_images=len(session.validation.images) if session.validation else 0,
@@ -201,6 +241,17 @@ def _training(lesson: Lesson, trained: Trained, accuracy: float) -> Training:
         seconds=trained.seconds,
         collapsed=collapsed(trained.masks),
         masked=bool(trained.masks),
+    )
+
+
+def _recipe(lesson: Lesson) -> str:
+    """The recipe's name with what is in force of it."""
+    session, recipe = lesson.session, lesson.session.recipe
+    processes = f", {session.crew.size} processes" if session.crew.size > 1 else ""
+    layout = ", channels last" if session.channels_last else ""
+    return (
+        f"{lesson.recipe}: {recipe.kind}, peak rate {recipe.lr:g}, batches of {recipe.batch_size}, "
+        f"{session.precision}{layout}{processes}"
     )
 
 
@@ -243,8 +294,11 @@ def _missed(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
         yield f"{gone} of {target} nodes asked for stay, since channels leave only in larger steps"
 
 
-def _written_and_proven(run: _Run, cut: _Cut) -> list[Proof]:
-    """Write the network, load it again, export it, and prove each."""
+def _written_and_proven(run: _Run, cut: _Cut, dead: Sequence[str] = ()) -> list[Proof]:
+    """Write the network, load it again, export it, and prove each.
+
+    Outputs of a network with dead layers may be constant by right: then equal constants count.
+    """
     request, small = run.request, cut.small
     with run.clock.step("write", "writing and reading back"):
         _write_network(request, run.folder, small, cut.plan)
@@ -257,8 +311,17 @@ def _written_and_proven(run: _Run, cut: _Cut) -> list[Proof]:
             path = run.folder / "model.onnx"
             proofs.append(export_proven(small, path, run.inputs, run.tools, run.notes))
     proofs.append(signature(request.model, small, run.inputs))
+    proofs = [_of_constants(proof, dead) for proof in proofs]
     require(proofs)
     return proofs
+
+
+def _of_constants(proof: Proof, dead: Sequence[str]) -> Proof:
+    collapsed_to_a_constant = proof.spread is not None and proof.spread <= LEAST_SPREAD
+    if proof.passed or not dead or not collapsed_to_a_constant or proof.tolerance is None:
+        return proof
+    how = f"{proof.how}; the outputs are constant, since {len(dead)} layers keep no weight"
+    return replace(proof, passed=proof.error < proof.tolerance, how=how)
 
 
 def _report(

@@ -149,7 +149,7 @@ class Epoch:
 
     Attributes:
         number: from 1 on, over the whole training.
-        loss: mean over the images.
+        loss: mean over the steps.
         validation: top-1 on the validation images, in [0, 1], or None without any.
         rate: the learning rate of the last step.
         seconds: wall time.
@@ -206,6 +206,7 @@ class Training:
         epochs: how many in all.
         test: top-1 on the test images after the last epoch, in [0, 1]; taken once.
         test_images: how many.
+        test_how: which these are, in words.
         best_epoch: with the best validation; the last one counts all the same.
         best_validation: top-1 of it, or None.
         validation_images: held out of the training images for every choice.
@@ -222,6 +223,7 @@ class Training:
     epochs: int
     test: float
     test_images: int
+    test_how: str
     best_epoch: int | None
     best_validation: float | None
     validation_images: int

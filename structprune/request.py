@@ -17,7 +17,7 @@ from structprune.report import Measurement, Proof, Report
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.sources.architecture import Architecture
-from structprune.trainer import Session
+from structprune.trainer import Session, Trained
 
 Say = Callable[[str], None]
 
@@ -146,6 +146,21 @@ class Lesson:
     export: bool = True
     measure: bool = True
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A training that is done, before anything of it is written.
+
+    Attributes:
+        lesson: what it was.
+        trained: what it left.
+        meter: the energy that it took, or None.
+    """
+
+    lesson: Lesson
+    trained: Trained
+    meter: Meter | None
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,36 @@ def within_groups(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def conserved(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""Let the channels that stay in a group take over what those that leave before them counted for.
+
+    Scores are derivatives at the whole network, and a group that has lost most of its channels can't
+    spare the others as lightly: the sum of NTK-SAP's scores over a layer, like SynFlow's, is the same
+    however many channels share it. So the k-th worst of a group's scores :math:`s_1 \le s_2 \le ...` counts
+
+    .. math:: s_k \, \frac{\sum_j s_j}{\sum_{j \ge k} s_j}
+
+    in the ranking of the whole network. The order within a group stays what it is.
+
+    Args:
+        values: group -> (C,) scores; those with a negative one in them are returned as they are.
+
+    Example:
+        >>> conserved({"a": torch.tensor([1.0, 3.0, 4.0])})["a"]
+        tensor([1.0000, 3.4286, 8.0000])
+    """
+    if any(bool((value < 0).any()) for value in values.values()):
+        return dict(values)
+    return {name: _taken_over(value) for name, value in values.items()}
+
+
+def _taken_over(scores_C: Tensor) -> Tensor:
+    worst_first, order = torch.sort(scores_C.double(), stable=True)
+    left = worst_first.flip(0).cumsum(0).flip(0)  # summed from the end, so that the last is itself exactly
+    heavier = torch.where(left > 0, worst_first * (left[0] / left), worst_first)
+    return torch.empty_like(heavier).scatter_(0, order, heavier).to(scores_C.dtype)
+
+
 def fuse(scores: Sequence[Scores]) -> Scores:
     """Fuse scores of different criteria: the mean of their ranks over the whole network.
 

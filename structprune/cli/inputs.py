@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,11 @@ from structprune.tasks import (
     Batches,
     ImageSet,
     check_labels,
+    check_same_classes,
     has_test_split,
     hold_out,
     read_images,
+    same_place,
     scoring_sample,
     to_batches,
 )
@@ -127,26 +128,11 @@ def _try(model: nn.Module, example: tuple[Tensor, ...], size: tuple[int, ...]) -
 def read_data(data: str, test_data: str | None) -> tuple[ImageSet, ImageSet | None]:
     """Read the images to learn from, and those to judge on where there are any of their own."""
     learn = read_images(data, split="train")
-    if test_data is not None and not has_test_split(data) and _same_place(data, test_data):
+    if test_data is not None and not has_test_split(data) and same_place(data, test_data):
         raise UsageError("--data and --test-data are the same images; leave --test-data out to hold 20 % out")
     if test_data is not None:
         return learn, read_images(test_data, split="test" if has_test_split(test_data) else "train")
     return learn, read_images(data, split="test") if has_test_split(data) else None
-
-
-def _same_place(one: str, other: str) -> bool:
-    paths = (Path(one), Path(other))
-    return one == other or (all(p.exists() for p in paths) and paths[0].samefile(paths[1]))
-
-
-def _check_classes(learn: ImageSet, test: ImageSet) -> None:
-    """Folders number their classes by name, so a class that one lacks would shift every label behind it."""
-    common = min(len(learn.classes), len(test.classes))
-    if learn.classes[:common] != test.classes[:common]:
-        raise InputError(
-            f"--data and --test-data name their classes differently: {', '.join(learn.classes[:5])}, ... "
-            f"and {', '.join(test.classes[:5])}, ...; give both the same class folders"
-        )
 
 
 def prepare(
@@ -168,7 +154,7 @@ def prepare(
         kept, held = hold_out(learn.labels, seed=seed)
         learn, test = learn.take(kept), learn.take(held)
         notes.append(f"no test data: {len(test)} of the images of --data were held out before scoring")
-    _check_classes(learn, test)
+    check_same_classes(learn, test)
     for images in (learn, test):
         check_labels(images, _outputs(network))
     wanted = {"least": samples, "most": samples} if samples else {}

@@ -56,7 +56,10 @@ def train(
     samples: o.Samples = None,
     draws: o.Draws = 5,
     steps: Annotated[
-        int | None, typer.Option(help="Cuts of an iterative method. Default: the paper's.")
+        int | None,
+        typer.Option(
+            help="Cuts of an iterative method, or ticks; CroPit makes two more. Default: the paper's."
+        ),
     ] = None,
     latest: Annotated[
         int | None,

@@ -46,17 +46,24 @@ def _run(
     asked: Asked, method: Method, recipe: Recipe, remove: float, crew: Crew, say: Say
 ) -> tuple[Report, Path] | None:
     folder = asked["output"] or Path(_folder_name(asked, method, remove))
+    if not crew.rank:
+        check_target(folder, asked["force"])
     checkpoint = folder.with_name(f"{folder.name}.training.pt")
     if crew.rank:
-        crew.wait()
+        asked = {**asked, "download": False}
+        crew.wait()  # until the first has read, and perhaps fetched, the data
         trainer.train(_lesson(asked, method, recipe, remove, checkpoint, crew, say).session, asked["resume"])
         return None
-    check_target(folder, asked["force"])
     _check_checkpoint(checkpoint, asked)
-    crew.wait()
     lesson = _lesson(asked, method, recipe, remove, checkpoint, crew, say)
+    trainer.check(lesson.session)
+    if not asked["resume"]:
+        checkpoint.unlink(missing_ok=True)
+    crew.wait()
+    tools = _toolbox(asked)
+    learned = pipeline.train(lesson, tools, say)
     with staged_folder(folder, asked["force"]) as stage:
-        outcome = pipeline.train(lesson, stage, _toolbox(asked), say)
+        outcome = pipeline.deliver(learned, stage, tools, say)
     checkpoint.unlink(missing_ok=True)
     return outcome.report, folder
 
@@ -106,14 +113,13 @@ def _check_checkpoint(checkpoint: Path, asked: Asked) -> None:
         raise UsageError(
             f"{checkpoint.name} is of a training that was not finished; --resume goes on, --force starts anew"
         )
-    if checkpoint.exists() and not asked["resume"]:
-        checkpoint.unlink()
 
 
 def _lesson(
     asked: Asked, method: Method, recipe: Recipe, remove: float, checkpoint: Path, crew: Crew, say: Say
 ) -> Lesson:
-    learn, test = read_task(asked["task"], asked["root"], asked["download"], asked["test_data"])
+    task = read_task(asked["task"], asked["root"], asked["download"], asked["test_data"], asked["seed"])
+    learn, test = task.learn, task.test
     network = inputs.read_network(
         asked["arch"],
         arch=None,
@@ -143,7 +149,7 @@ def _lesson(
         recipe=recipe,
         train=images.train,
         validation=None if validation is None else _like(images.train, validation),
-        samples=replace(inputs.samples_for(network, images, None, asked["seed"]), crew=crew),
+        samples=inputs.samples_for(network, images, None, asked["seed"]),
         steps=asked["steps"],
         floor=asked["floor"],
         align=asked["align"],
@@ -164,7 +170,7 @@ def _lesson(
         task=learn.name,
         recipe=asked["recipe"],
         network=network.source.name,
-        judge=inputs.judge(images),
+        judge=replace(inputs.judge(images), how=task.how),
         architecture=network.source.architecture,
         resume=asked["resume"],
         export=asked["export"],

@@ -71,7 +71,10 @@ def training_table(report: Report) -> Table:
     best = "" if found.best_validation is None else f"{_percent(found.best_validation)}{held}"
     rows = [
         ("task, recipe", f"{found.task}, {found.recipe}"),
-        ("test accuracy, last epoch", f"{_percent(found.test)} of {found.test_images:,} images"),
+        (
+            "test accuracy, last epoch",
+            f"{_percent(found.test)} of {found.test_images:,} images ({found.test_how})",
+        ),
         ("best validation", f"{best}, epoch {found.best_epoch}" if best else ""),
         *((event.what, _event(event)) for event in found.events),
     ]

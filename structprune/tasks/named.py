@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from structprune.errors import InputError, UsageError
 from structprune.tasks.images import ImageFiles, ImageSet
-from structprune.tasks.read import DATA_SETS, has_test_split, read_images
+from structprune.tasks.read import DATA_SETS, check_same_classes, has_test_split, read_images, same_place
 from structprune.tasks.splits import hold_out
 
 FOLDERS = ("tiny-imagenet", "imagenet")
 ANNOTATIONS = "val_annotations.txt"
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is learned and what it is judged on.
+
+    Attributes:
+        learn: images to train, validate and score on.
+        test: images that take no part in any of it.
+        how: where the test images come from, in words.
+    """
+
+    learn: ImageSet
+    test: ImageSet
+    how: str
+
+
 def read_task(
     task: str, root: Path | None = None, download: bool = False, test_data: str | None = None, seed: int = 0
-) -> tuple[ImageSet, ImageSet]:
+) -> Task:
     """Return training and test images of a task.
 
     Args:
@@ -30,20 +46,27 @@ def read_task(
 
     Raises:
         InputError: there are no labelled images there.
-        UsageError: the task needs a root.
+        UsageError: the task needs a root, has test images of its own, or is given as its own test.
     """
     name, _, place = task.partition(":")
     folder = Path(place) if place else root
+    if test_data is not None and (name in FOLDERS or name in DATA_SETS or task == "digits"):
+        raise UsageError(f"--test-data {test_data}: {name} has test images of its own; leave it out")
     if name in FOLDERS:
-        return _from_folders(name, folder)
+        return Task(*_from_folders(name, folder), "its validation part")
     spec = task if name not in DATA_SETS or place else f"{name}:{_rooted(name, root)}"
     learn = read_images(spec, download=download)
     if test_data is not None:
-        return learn, read_images(test_data, split="test" if has_test_split(test_data) else "train")
+        if same_place(task, test_data):
+            raise UsageError("--task and --test-data are the same images; leave --test-data out")
+        test = read_images(test_data, split="test" if has_test_split(test_data) else "train")
+        check_same_classes(learn, test)
+        return Task(learn, test, "images of their own")
     if has_test_split(spec):
-        return learn, read_images(spec, download=download, split="test")
+        return Task(learn, read_images(spec, download=download, split="test"), "its test part")
     kept, held = hold_out(learn.labels, seed=seed)
-    return learn.take(kept), learn.take(held)
+    how = f"{len(held)} of its images, held out before anything else"
+    return Task(learn.take(kept), learn.take(held), how)
 
 
 def _rooted(name: str, root: Path | None) -> Path:

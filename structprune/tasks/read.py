@@ -92,6 +92,28 @@ def has_test_split(spec: str | Path) -> bool:
     return path.is_dir() and _has_part_folders(path)
 
 
+def same_place(one: str, other: str) -> bool:
+    """Tell whether two names of data are of one and the same."""
+    paths = (Path(one), Path(other))
+    return one == other or (all(p.exists() for p in paths) and paths[0].samefile(paths[1]))
+
+
+def check_same_classes(learn: ImageSet, test: ImageSet) -> None:
+    """Refuse test images whose classes are others.
+
+    Folders number their classes by name, so a class that one lacks would shift every label behind it.
+
+    Raises:
+        InputError: naming some of both.
+    """
+    common = min(len(learn.classes), len(test.classes))
+    if learn.classes[:common] != test.classes[:common]:
+        raise InputError(
+            f"--data and --test-data name their classes differently: {', '.join(learn.classes[:5])}, ... "
+            f"and {', '.join(test.classes[:5])}, ...; give both the same class folders"
+        )
+
+
 def _read_digits(split: Split) -> ImageSet:
     """Read scikit-learn's 8 x 8 digits, enlarged to 32 x 32; always the same 80 % train and 20 % test."""
     from sklearn.datasets import load_digits

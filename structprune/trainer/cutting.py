@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import choose_next, score_weights
+from structprune.errors import InputError, StructpruneError
 from structprune.masks import folded, masked, select_weights, sparsity, unmasked
 from structprune.methods import REGROWING
 from structprune.proofs import closed_gates
@@ -46,7 +47,7 @@ class Cutter:
 
     Attributes:
         session: the training.
-        groups: of the dense network; empty for masks.
+        groups: of the dense network; for methods that cut none, None where it can't be traced.
     """
 
     session: Session
@@ -58,14 +59,16 @@ class Cutter:
         Raises:
             TargetUnreachableError: naming the reachable range.
         """
-        if self.groups is not None:
+        if self.session.method.gates == "channels":
+            assert self.groups is not None
             flat = {group.name: torch.zeros(group.size) for group in self.groups}
             select(flat, self.groups, self._budget(self.session.remove))
 
     def rebuilt(self, plan: Plan | None, masks: list[str], weights: nn.Module | None = None) -> nn.Module:
         """Return a network of the form that a plan or masks give it, from dense weights."""
         dense = self.session.model if weights is None else weights
-        if self.groups is not None and plan is not None:
+        if plan is not None:
+            assert self.groups is not None
             return shrink(dense, self.groups, plan)
         open_masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in dense.named_parameters()}
         return masked(dense, {name: open_masks[name] for name in masks})
@@ -82,17 +85,30 @@ class Cutter:
 def cutter(session: Session) -> Cutter:
     """Find what can be cut of a session's network."""
     if session.method.gates != "channels":
-        return Cutter(session, None)
+        _check_untied(session)
+        try:
+            return Cutter(session, channel_groups(session.model, session.example))
+        except StructpruneError:
+            return Cutter(session, None)
     inputs = tuple(x[:3] for x in session.samples.batches[0].inputs)
     groups = trusted(session.model, channel_groups(session.model, session.example), inputs)
     return Cutter(session, groups)
+
+
+def _check_untied(session: Session) -> None:
+    """A weight that several layers share would be masked in one of them only."""
+    names = [name for name, _ in session.model.named_parameters(remove_duplicate=False)]
+    own = {name for name, _ in session.model.named_parameters()}
+    tied = [name for name in names if name not in own and name.endswith("weight")]
+    if tied and session.method.gates == "weights":
+        raise InputError(f"{tied[0]} is shared with another layer; shared weights can't be masked")
 
 
 def _cut_channels(cutter: Cutter, state: State, remove: float) -> Cut:
     session, groups, before = cutter.session, cutter.groups, state.plan
     assert groups is not None
     scoring = session.scoring(trained=state.epochs > 0, cuts=state.cuts)
-    samples = session.samples
+    samples = replace(session.samples, crew=session.crew)
     plan, _ = choose_next(state.model, groups, before, samples, scoring, cutter._budget(remove))
     present = groups if before is None else regrouped(groups, before)
     step = plan if before is None else _relative(plan, before)
@@ -110,7 +126,9 @@ def _cut_weights(cutter: Cutter, state: State, remove: float) -> Cut:
     session, masks = cutter.session, state.masks
     plain = unmasked(state.model)
     scoring = session.scoring(trained=state.epochs > 0, cuts=state.cuts)
-    scores = dict(score_weights(plain, session.samples, scoring, masks or None).values)
+    scores = dict(
+        score_weights(plain, replace(session.samples, crew=session.crew), scoring, masks or None).values
+    )
     if session.method.score not in REGROWING:
         scores = {name: _without_gone(values, masks.get(name)) for name, values in scores.items()}
     keep = select_weights(scores, remove)

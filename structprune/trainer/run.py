@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from structprune import schedules
 from structprune.budget import Plan
+from structprune.channels import ChannelGroups
 from structprune.layers import BatchNorm
 from structprune.masks import folded
 from structprune.methods import Method
@@ -45,6 +46,7 @@ class Trained:
         detection: how the moment of an early cut was found, or None.
         seconds: wall time.
         masks: parameter name -> what stays; empty for methods on channels.
+        groups: of the dense network, or None where it can't be traced.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Trained:
     detection: Detection | None
     seconds: float
     masks: Mapping[str, torch.Tensor]
+    groups: ChannelGroups | None
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ def _epoch(run: _Run, state: State, step: schedules.Train, chosen: Optimizer) ->
     # Wrapped anew for every epoch: a cut in between leaves other parameters.
     wrapped = session.crew.wrapped(state.model)
     loss = session.crew.mean(train_epoch(wrapped, chosen, session.train, plan))
+    session.crew.agree(state.model)
     found = evaluate(state.model, session.validation) if session.validation is not None else None
     rate = float(chosen.param_groups[0]["lr"])
     state.within += 1
@@ -171,9 +175,10 @@ def _epoch(run: _Run, state: State, step: schedules.Train, chosen: Optimizer) ->
     state.log.append(epoch)
     if found is not None and (state.best is None or found > state.best[0]):
         state.best = (found, epoch.number)
-    left = (session.epochs - epoch.number) * epoch.seconds
+    total = max(session.longest()[0], epoch.number)
+    left = (total - epoch.number) * epoch.seconds
     shown = "" if found is None else f", validation {100 * found:.1f} %"
-    run.say(f"epoch {epoch.number} of {session.epochs}, loss {loss:.3f}{shown}, {_clock(left)} left")
+    run.say(f"epoch {epoch.number} of {total}, loss {loss:.3f}{shown}, {_clock(left)} left")
 
 
 def _clock(seconds: float) -> str:
@@ -257,6 +262,7 @@ def _trained(run: _Run, state: State) -> Trained:
         detection=_detection(run.session, run.session.method, state),
         seconds=round(state.seconds, 3),
         masks=masks,
+        groups=run.cutter.groups,
     )
 
 
@@ -266,6 +272,7 @@ def _detection(session: Session, method: Method, state: State) -> Detection | No
         return None
     watched = len(state.series)
     fired = bool(state.answers[:watched] and state.answers[watched - 1])
+    latest = session.longest()[1]
     return Detection(
-        method.detector or "", detector.words, tuple(state.series), watched if fired else None, watched
+        method.detector or "", detector.words, tuple(state.series), watched if fired else None, latest
     )

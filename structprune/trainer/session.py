@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -124,7 +125,7 @@ class Session:
     def fractions(self) -> Callable[[float], Iterator[float]]:
         """Return the cumulative fractions of the cuts, as a function of the last."""
         steps = self.method.steps if self.steps is None else self.steps
-        return FRACTIONS[self.method.fractions if steps > 1 else "one shot"](steps)
+        return FRACTIONS[self.method.fractions](steps)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must be the same for a training to go on where another one stopped."""
@@ -134,15 +135,33 @@ class Session:
             "remove": self.remove,
             "epochs": self.epochs,
             "recipe": repr(self.recipe),
-            "images": len(self.train.images),
+            "images": f"{len(self.train.images)} of {self.train.images.name}",
+            "data": self._checksum(),
+            "samples": self.samples.how,
+            "draws": self.draws,
+            "processes": self.crew.size,
             "seed": self.seed,
             "steps": self.steps,
             "floor": self.floor,
             "align": self.align,
             "latest": self.latest,
             "published": [self.published_length, self.published_detector],
-            "precision": self.precision,
+            "precision": [self.precision, self.channels_last],
         }
+
+    def _checksum(self) -> int:
+        """Tell initial weights, labels and what becomes of images apart from others."""
+        tensors = [*self.model.state_dict().values(), torch.from_numpy(self.train.images.labels)]
+        tensors += [x for batch in self.samples.batches for x in batch.inputs]
+        total = 0
+        for x in tensors:
+            total = zlib.crc32(x.detach().cpu().contiguous().numpy().tobytes(), total)
+        return total
+
+    def longest(self) -> tuple[int, int]:
+        """Return the epochs of the whole program, and of those that a detector watches, if it never fires."""
+        trains = [step for step in _steps_of(self) if isinstance(step, schedules.Train)]
+        return sum(s.epochs for s in trains), sum(s.epochs for s in trains if s.watch)
 
 
 def _shapes(model: nn.Module) -> str:
@@ -178,7 +197,28 @@ def check(session: Session) -> None:
         raise UsageError(f"{session.epochs} epochs; expected 1 or more")
     if session.method.gates != "nothing" and not 0 < session.remove < 1:
         raise UsageError(f"{session.remove:g} is no fraction to remove; expected one between 0 and 1")
-    list(_steps_of(session))
+    least = 2 * session.crew.size
+    if session.recipe.batch_size < least or len(session.train.images) < least:
+        raise UsageError(
+            f"batch size {session.recipe.batch_size} and {len(session.train.images)} training images for "
+            f"{session.crew.size} processes; each needs 2 images a step, as batch norm can't train on one"
+        )
+    for option, given, applies in _options(session):
+        if given and not applies:
+            raise UsageError(f"{option} means nothing to the method {session.name}; leave it out")
+    session.longest()
+
+
+def _options(session: Session) -> Iterator[tuple[str, bool, bool]]:
+    """Yield options, whether they were given, and whether the method has a use for them."""
+    method = session.method
+    in_steps = method.fractions != "one shot" or method.schedule == "tick tock"
+    longer = method.schedule in ("early", "rewind", "tick tock")
+    yield "--steps", session.steps is not None, in_steps
+    yield "--latest", session.latest is not None, method.schedule == "early"
+    yield "--published-detector", session.published_detector, method.detector == "lazy_regime"
+    yield "--published-length", session.published_length, longer
+    yield "--align", session.align > 1, method.gates == "channels"
 
 
 def _steps_of(session: Session) -> Iterator[schedules.Step]:

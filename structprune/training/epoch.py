@@ -74,18 +74,19 @@ def train_epoch(
     """
     device = next(model.parameters()).device
     steps, losses = steps_of(batches, plan.share[1]), []
+    held = [p for group in chosen.param_groups for p in group["params"]]
     scales = [layer.weight for _, layer in batch_norms(model) if layer.affine] if plan.l1 else []
     model.train()
     with _seeded(plan, device):
         for step, (images, labels, weight) in enumerate(_shuffled(batches, plan)):
             set_rate(chosen, plan.recipe, plan.first + step, plan.steps, plan.constant)
-            chosen.zero_grad()
+            model.zero_grad(set_to_none=True)  # also of what this optimiser doesn't train
             with _precision(plan, device):
                 loss = classification.loss(model(images.to(device)), labels.to(device)) * weight
             penalty = plan.l1 * torch.stack([s.abs().sum() for s in scales]).sum() if scales else 0.0
             (loss.float() + penalty).backward()  # type: ignore[no-untyped-call]
             if plan.recipe.clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), plan.recipe.clip)
+                nn.utils.clip_grad_norm_(held, plan.recipe.clip)
             chosen.step()
             losses.append(_finite(loss.item(), plan))
             progress(step + 1, steps, losses[-1])
@@ -118,7 +119,7 @@ def _shuffled(batches: Batches, plan: EpochPlan) -> Iterator[tuple[Tensor, Tenso
 
 def _seed(plan: EpochPlan) -> int:
     # Far apart, so that no epoch of one seed is an epoch of another.
-    return 1_000_003 * plan.seed + plan.number
+    return (1_000_003 * plan.seed + plan.number) % 2**63
 
 
 def _precision(plan: EpochPlan, device: torch.device) -> AbstractContextManager[object]:
@@ -131,5 +132,5 @@ def _precision(plan: EpochPlan, device: torch.device) -> AbstractContextManager[
 def _seeded(plan: EpochPlan, device: torch.device) -> Iterator[None]:
     """Seed torch for dropout, and put its random state back afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(_seed(plan) + 7919 * plan.share[0])
+        torch.manual_seed((_seed(plan) + 7919 * plan.share[0]) % 2**63)
         yield

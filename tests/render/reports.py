@@ -84,6 +84,7 @@ TRAINED = replace(
         epochs=2,
         test=0.632,
         test_images=1234,
+        test_how="its test part",
         best_epoch=2,
         best_validation=0.619,
         validation_images=99,

@@ -30,12 +30,14 @@ def tiny_imagenet(tmp_path: Path) -> Path:
 
 
 def test_digits_bring_their_own_test_images() -> None:
-    learn, test = read_task("digits")
+    task = read_task("digits")
+    learn, test = task.learn, task.test
     assert (len(learn), len(test)) == (1438, 359)
 
 
 def test_tiny_imagenet(tiny_imagenet: Path) -> None:
-    learn, test = read_task("tiny-imagenet", tiny_imagenet)
+    task = read_task("tiny-imagenet", tiny_imagenet)
+    learn, test = task.learn, task.test
     assert learn.classes == test.classes == ("n01", "n02")
     assert learn.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert test.labels.tolist() == [1, 0, 1]
@@ -53,14 +55,16 @@ def test_imagenet_has_class_folders_in_both_parts(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for i, name in enumerate(("a", "b")):
             picture(tmp_path / part / name / "one.png", i)
-    learn, test = read_task("imagenet", tmp_path)
+    task = read_task("imagenet", tmp_path)
+    learn, test = task.learn, task.test
     assert learn.labels.tolist() == test.labels.tolist() == [0, 1]
 
 
 def test_what_brings_no_test_images_gives_a_fifth_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "some.npz"
     np.savez(path, images=np.zeros((50, 4, 4, 3), dtype=np.uint8), labels=np.arange(50) % 5)
-    learn, test = read_task(str(path))
+    task = read_task(str(path))
+    learn, test = task.learn, task.test
     assert (len(learn), len(test)) == (40, 10)
     assert np.bincount(test.labels).tolist() == [2] * 5
 
@@ -69,7 +73,8 @@ def test_test_images_of_their_own(tmp_path: Path) -> None:
     for name, count in (("learn", 20), ("test", 6)):
         images = np.zeros((count, 4, 4, 3), dtype=np.uint8)
         np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(count) % 2)
-    learn, test = read_task(str(tmp_path / "learn.npz"), test_data=str(tmp_path / "test.npz"))
+    task = read_task(str(tmp_path / "learn.npz"), test_data=str(tmp_path / "test.npz"))
+    learn, test = task.learn, task.test
     assert (len(learn), len(test)) == (20, 6)
 
 

@@ -49,6 +49,7 @@ def found(crew: Crew) -> dict[str, Any]:
         "scores": scores,
         "keep": dict(trained_network.plan.keep),
         "state": trained_network.model.state_dict(),
+        "cut after": trained_network.events[0].after,
         "loss": [epoch.loss for epoch in trained_network.log],
     }
 

@@ -243,7 +243,7 @@ def test_layers_that_lost_all_their_weights_are_named() -> None:
 
     model = Chain()
     with torch.no_grad():
-        model.body[2].weight.mul_(1e-6)
+        model.get_parameter("body.2.weight").mul_(1e-6)
     trained = train(replace(session("magnitude", 0.9), model=model))
     assert collapsed(trained.masks) == ("body.2",)
 

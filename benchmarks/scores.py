@@ -55,7 +55,8 @@ class Contender:
 
 
 def _ours(score: str, **options: Any) -> Contender:
-    return Contender(score, {"mini_batch": 16, "labels": "given", **options})
+    plain = {"mini_batch": 16, "labels": "given", "allocation": "global", "widths": "all"}
+    return Contender(score, {**plain, **options})
 
 
 CONTENDERS: Mapping[str, Contender] = {
@@ -77,6 +78,9 @@ CONTENDERS: Mapping[str, Contender] = {
     "ntk_sap+crop_total": _ours("ntk_sap+crop", accumulate="total"),
     "ntk_sap+crop_abs_16": _ours("ntk_sap+crop", accumulate="abs"),
     "ntk_sap+crop_abs_4_drawn": _ours("ntk_sap+crop", accumulate="abs", labels="drawn", mini_batch=4),
+    "crop_abs_4_drawn_conserved": _ours(
+        "crop", accumulate="abs", labels="drawn", mini_batch=4, allocation="conserved"
+    ),
     "ntk_sap+crop_abs_16_drawn": _ours("ntk_sap+crop", accumulate="abs", labels="drawn"),
     "ntk_sap+crop_abs_4_drawn_steps_4": _ours(
         "ntk_sap+crop", accumulate="abs", labels="drawn", mini_batch=4, steps=4

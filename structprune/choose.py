@@ -33,6 +33,8 @@ from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
 TRAINED_MINI_BATCH = 4
+WIDTHS_BY = "crop"
+"""Of a fusion on a trained network, what says how wide each group stays; NTK-SAP there says what of it."""
 
 # Peak memory of |H g| per sample is 5 to 13 times the inputs of the conv and linear layers, by how many
 # operations lie between them; a pass is to stay below this many bytes.
@@ -44,7 +46,7 @@ _CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "accumulate": (None, "total", "abs", "square"),
     "batch_norm": ("fixed", "batch"),
     "labels": (None, "given", "drawn"),
-    "allocation": ("global", "conserved", "uniform"),
+    "allocation": (None, "global", "conserved", "uniform"),
 }
 
 
@@ -65,6 +67,9 @@ class Scoring:
             where the network is trained and a classifier.
         allocation: how much of each group goes. ``global`` ranks the whole network, ``conserved`` does so
             with scores that grow as their group narrows, ``uniform`` takes the same rate from every group.
+            None: conserved where the network is trained, else global.
+        widths: the criterion of a fusion that alone says how much of each group goes, or ``all``. None: |H g|
+            where the network is trained, else all.
         chunk: samples per pass, or None for as many as fit well into memory; no score depends on it.
         steps: 1 for one shot, more to rescore the shrunk network in between.
         seed: of everything random.
@@ -80,7 +85,8 @@ class Scoring:
     seed: int = 0
     mini_batch: int | None = None
     labels: Labels | None = None
-    allocation: str = "conserved"
+    allocation: str | None = None
+    widths: str | None = None
 
     def __post_init__(self) -> None:
         named(self.score)  # an unknown name is better refused before any work
@@ -129,10 +135,12 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
     found = _scored(gated, samples, scoring, chunk)
     for scores in found:
         _check(scores, groups)
-    if scoring.allocation == "conserved":
+    allocation = scoring.allocation or ("conserved" if scoring.trained else "global")
+    if allocation == "conserved":
         found = [replace(scores, values=conserved(scores.values)) for scores in found]
-    fused = fuse(found)
-    return replace(fused, values=within_groups(fused.values)) if scoring.allocation == "uniform" else fused
+    widths = scoring.widths or (WIDTHS_BY if scoring.trained else "all")
+    fused = fuse(found, None if widths == "all" else widths)
+    return replace(fused, values=within_groups(fused.values)) if allocation == "uniform" else fused
 
 
 def score_weights(

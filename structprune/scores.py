@@ -322,10 +322,32 @@ def _taken_over(scores_C: Tensor) -> Tensor:
     return torch.empty_like(heavier).scatter_(0, order, heavier).to(scores_C.dtype)
 
 
-def fuse(scores: Sequence[Scores]) -> Scores:
+def reordered(values: Mapping[str, Tensor], order: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Lay the values of one score in the order of another, group by group.
+
+    What comes out ranks the channels of a group as ``order`` does, and the groups as ``values`` do: so two
+    scores can be fused of which one says how wide a layer should be and the other only what to keep of it.
+
+    Example:
+        >>> reordered({"a": torch.tensor([5.0, 6.0, 7.0])}, {"a": torch.tensor([0.3, 0.1, 0.2])})
+        {'a': tensor([7., 5., 6.])}
+    """
+    laid = {}
+    for name, value in values.items():
+        places = torch.argsort(order[name].flatten(), stable=True)
+        laid[name] = torch.empty_like(value).flatten().scatter_(0, places, value.flatten().sort().values)
+    return {name: value.reshape(values[name].shape) for name, value in laid.items()}
+
+
+def fuse(scores: Sequence[Scores], widths: str | None = None) -> Scores:
     """Fuse scores of different criteria: the mean of their ranks over the whole network.
 
     Raw scores differ by many orders of magnitude and are never added.
+
+    Args:
+        scores: of the same gates.
+        widths: the criterion that alone says how much of each group stays; the others then take part in
+            what of the group. None: all say both.
 
     Example:
         >>> a = Scores({"conv": torch.tensor([1.0, 2.0, 3.0])}, "a")
@@ -335,9 +357,13 @@ def fuse(scores: Sequence[Scores]) -> Scores:
     """
     if len(scores) == 1:
         return scores[0]
+    name = "+".join(score.criterion for score in scores)
+    leading = next((score for score in scores if score.criterion == widths), None)
+    if leading is not None:
+        scores = [replace(score, values=reordered(leading.values, score.values)) for score in scores]
     ranked = [ranks(score.values) for score in scores]
-    mean = {name: torch.stack([r[name] for r in ranked]).mean(0) for name in ranked[0]}
-    return Scores(mean, "+".join(score.criterion for score in scores))
+    mean = {gate: torch.stack([r[gate] for r in ranked]).mean(0) for gate in ranked[0]}
+    return Scores(mean, name)
 
 
 def per_channel(weight_scores_OIkk: Tensor) -> Tensor:

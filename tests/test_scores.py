@@ -6,11 +6,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 from structprune.errors import InputError
-from structprune.scores import Accumulate, Batch, Scores, accumulate, finished, fuse, per_channel, ranks
+from structprune.gates import gate_weights
+from structprune.scores import (
+    Accumulate,
+    Batch,
+    Sampling,
+    Scores,
+    accumulate,
+    conserved,
+    finished,
+    fuse,
+    per_channel,
+    ranks,
+    with_drawn_labels,
+    within_groups,
+)
 from tests.criteria.settings import gated, network, sampling
 
 pieces = st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=5), min_size=1, max_size=4)
@@ -158,3 +173,93 @@ def test_finished_scores_are_detached() -> None:
 def test_the_score_of_a_channel_is_the_mean_over_its_filter() -> None:
     assert per_channel(torch.arange(12.0).reshape(2, 3, 2, 1)).tolist() == [2.5, 8.5]
     assert per_channel(torch.tensor([[1.0, 3.0]])).tolist() == [2.0]
+
+
+# ---- how much of each group goes
+
+
+def slowly(scores: list[float]) -> list[float]:
+    """Take the worst away again and again; what is left counts for as much as all did."""
+    left, counted = dict(enumerate(scores)), {}
+    while left:
+        worst = min(left, key=lambda i: (left[i], i))
+        counted[worst] = left[worst] * sum(scores) / sum(left.values()) if sum(left.values()) else left[worst]
+        del left[worst]
+    return [counted[i] for i in range(len(scores))]
+
+
+@pytest.mark.parametrize(
+    "scores", [[1.0, 3.0, 4.0], [5.0, 0.5, 2.0, 0.5], [0.0, 0.0, 1.0], [0.0, 0.0], [7.0]]
+)
+def test_what_stays_takes_over_what_goes(scores: list[float]) -> None:
+    found = conserved({"x": torch.tensor(scores, dtype=torch.float64)})["x"]
+    torch.testing.assert_close(found, torch.tensor(slowly(scores), dtype=torch.float64))
+
+
+def test_the_order_within_a_group_stays() -> None:
+    torch.manual_seed(0)
+    scores = {name: torch.rand(40) for name in "ab"}
+    for name, values in conserved(scores).items():
+        assert torch.equal(values.argsort(), scores[name].argsort())
+        assert (values >= scores[name] - 1e-6).all()
+
+
+def test_signed_scores_are_left_alone() -> None:
+    signed = {"a": torch.tensor([-1.0, 2.0]), "b": torch.tensor([1.0, 2.0])}
+    assert conserved(signed) == signed
+
+
+def test_uniform_scores_take_the_same_rate_from_every_group() -> None:
+    torch.manual_seed(0)
+    ranked = within_groups({"small": torch.rand(10), "large": 1e6 * torch.rand(30)})
+    everything = torch.cat(list(ranked.values())).sort().values
+    for values in ranked.values():
+        assert int((values <= everything[19]).sum()) == len(values) // 2
+
+
+def test_labels_are_drawn_from_what_the_network_predicts() -> None:
+    """A head that is sure of one class for each half of the inputs."""
+    model = nn.Linear(2, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[50.0, 0.0], [0.0, 50.0], [0.0, 0.0]]))
+        model.bias.zero_()
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(8, 1)
+    batch = Batch((x,), torch.full((16,), 2))
+    taken_on = Sampling((batch,), functional.cross_entropy)
+    drawn = with_drawn_labels(gate_weights(model), taken_on)
+    assert drawn.batches[0].target.tolist() == [0, 1] * 8
+    assert torch.equal(drawn.batches[0].inputs[0], x)
+
+
+def test_drawn_labels_have_the_shares_of_the_prediction_and_follow_the_seed() -> None:
+    model = nn.Linear(1, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([0.25, 0.75]).log())
+    taken_on = Sampling((Batch((torch.zeros(4000, 1),), torch.zeros(4000).long()),), functional.cross_entropy)
+    one, again = (with_drawn_labels(gate_weights(model), taken_on).batches[0].target for _ in range(2))
+    other = with_drawn_labels(gate_weights(model), replace(taken_on, seed=1)).batches[0].target
+    assert float(one.float().mean()) == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_labels_of_what_is_no_classifier_are_refused() -> None:
+    taken_on = Sampling((Batch((torch.zeros(4, 2),), torch.zeros(4)),), functional.mse_loss)
+    model = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    with pytest.raises(InputError, match="class scores"):
+        with_drawn_labels(gate_weights(model), taken_on)
+
+
+def test_one_criterion_may_say_the_widths_alone() -> None:
+    """The second would empty group b; the first takes as many from either, and both say which."""
+    wide = Scores({"a": torch.tensor([1.0, 3.0, 5.0, 7.0]), "b": torch.tensor([2.0, 4.0, 6.0, 8.0])}, "wide")
+    order = Scores(
+        {"a": torch.tensor([9.0, 8.0, 7.0, 6.0]), "b": torch.tensor([1.0, 2.0, 3.0, 4.0])}, "order"
+    )
+    fused = fuse([order, wide], widths="wide")
+    worst = torch.cat(list(fused.values.values())).argsort()[:2].tolist()
+    assert fused.criterion == "order+wide"
+    assert 4 in worst  # the worst of b for both
+    assert fused.values["a"].tolist() == pytest.approx([4 / 8] * 4)  # opposite orders cancel
+    assert fused.values["b"].argsort().tolist() == [0, 1, 2, 3]

@@ -97,6 +97,11 @@ class Scoring:
             raise UsageError(
                 f"draws {self.draws}, steps {self.steps} and chunk {self.chunk} must all be at least 1"
             )
+        names = {name.strip().replace("-", "_") for name in self.score.split("+")}
+        if self.widths not in (None, "all", *names):
+            raise UsageError(
+                f"widths {self.widths!r} is no part of {self.score}; known: all, {', '.join(names)}"
+            )
         if self.mini_batch is not None and self.mini_batch < 2:
             raise UsageError(f"mini-batches of {self.mini_batch} can't be normalised; give at least 2")
 

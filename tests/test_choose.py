@@ -281,7 +281,19 @@ def test_an_unreachable_target_is_refused_before_any_scoring(mlp: Case, raising:
         mlp.choose(Scoring(raising, steps=steps), Budget(0.5))
 
 
-@pytest.mark.parametrize("wrong", [{"draws": 0}, {"steps": 0}, {"chunk": 0}, {"steps": -2}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"draws": 0},
+        {"steps": 0},
+        {"chunk": 0},
+        {"steps": -2},
+        {"mini_batch": 1},
+        {"labels": "guessed"},
+        {"allocation": "fair"},
+        {"widths": "magnitude"},
+    ],
+)
 def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="must all be at least 1"):
         Scoring(**wrong)  # type: ignore[arg-type]

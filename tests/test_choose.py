@@ -288,14 +288,24 @@ def test_an_unreachable_target_is_refused_before_any_scoring(mlp: Case, raising:
         {"steps": 0},
         {"chunk": 0},
         {"steps": -2},
-        {"mini_batch": 1},
-        {"labels": "guessed"},
-        {"allocation": "fair"},
-        {"widths": "magnitude"},
     ],
 )
 def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="must all be at least 1"):
+        Scoring(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"mini_batch": 1}, "at least 2"),
+        ({"labels": "guessed"}, "given, drawn"),
+        ({"allocation": "fair"}, "global, conserved, uniform"),
+        ({"widths": "magnitude"}, "no part of ntk_sap"),
+    ],
+)
+def test_settings_that_are_not_known_are_refused(wrong: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         Scoring(**wrong)  # type: ignore[arg-type]
 
 

@@ -30,6 +30,8 @@ MISUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     (*HALF, "--finetune", "1"): ("--finetune", "--data"),
     (*HALF, "--finetune", "-1"): ("--finetune -1", "0 or more"),
     (*HALF, "--accumulate", "mean"): ("--accumulate mean", "total, abs or square"),
+    (*HALF, "--labels", "guessed"): ("--labels guessed", "given or drawn"),
+    (*HALF, "--mini-batch", "1"): ("--mini-batch 1", "2 or more"),
     (*HALF, "--batch-norm", "train"): ("--batch-norm train", "fixed or batch"),
     (*HALF, "--exporter", "tf"): ("--exporter tf", "auto, dynamo or legacy"),
     (*HALF, "--samples", "2"): ("--samples 2", "4 or more"),

@@ -185,6 +185,23 @@ def test_a_task_that_is_not_there(
     assert all(word in done.err for word in words), done.err
 
 
+def test_images_that_are_to_judge_must_not_train(images: Path, cli: Command, here: Path) -> None:
+    run = ("train", "--task", images, "--test-data", images, "--method", "dense", *QUICK)
+    cli(*run).refused(2, "the same images")
+
+
+def test_held_out_test_images_are_said_to_be(small: tuple[object, ...], cli: Command) -> None:
+    document = cli(*small, "--method", "dense", "--epochs", 1, "--json").done().document
+    assert document["training"]["test_how"] == "32 of its images, held out before anything else"
+    assert (document["draws"], document["samples"], document["data"]) == (None, 0, "no inputs")
+    assert "peak rate 0.05, batches of 16, float32" in document["training"]["recipe"]
+
+
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_a_folder_that_can_be_no_result(folder: str, small: tuple[object, ...], cli: Command) -> None:
+    cli(*small, "--method", "dense", "-o", folder, "--force").refused(1, "folder")
+
+
 def test_the_methods_are_listed_with_all_that_belongs_to_them(cli: Command) -> None:
     listed = cli("methods", "--json").done().document["methods"]
     assert set(listed) == set(METHODS)

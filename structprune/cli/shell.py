@@ -19,6 +19,7 @@ from structprune.errors import StructpruneError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     from structprune.render import Table
 
@@ -28,6 +29,7 @@ R = TypeVar("R")
 INTERRUPTED = 130
 # A pipe has no width of its own; tables that are cut off there are of no use to anybody.
 WIDTH_OF_A_PIPE = 160
+BAR = 20
 
 # What the parser raises for options that it can't read. Typer gives the class no public name.
 MISUSE: type[Exception] = typer.BadParameter.__bases__[0]
@@ -124,9 +126,20 @@ def speaking(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda _: None
     elif out.is_terminal:
         with out.status(Text("starting")) as status:
-            yield lambda words: status.update(Text(words))
+            yield lambda words: status.update(_with_bar(words))
     else:
         yield _without_repeats(lambda words: out.print(f"- {words}", soft_wrap=True))
+
+
+def _with_bar(words: str) -> Text:
+    """Draw a bar in front of what says how far it is: ``epoch 3 of 30``."""
+    from rich.text import Text
+
+    found = re.search(r"(\d+) of (\d+)", words)
+    if found is None or found[2] == "0":
+        return Text(words)
+    filled = min(BAR, BAR * int(found[1]) // int(found[2]))
+    return Text.assemble(("\u2501" * filled, "green"), ("\u2501" * (BAR - filled), "dim"), " ", words)
 
 
 def _without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:

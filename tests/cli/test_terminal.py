@@ -122,3 +122,17 @@ def test_columns_of_numbers_are_right_aligned(capsys: pytest.CaptureFixture[str]
     assert "│ bc   │   234 │ long │" in shown
     shell.print_table(table, transposed=True)
     assert "│ count │ 1 │ 234  │" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "filled"), [("epoch 15 of 30, loss 0.1", 10), ("epoch 30 of 30", 20), ("step 0 of 7", 0)]
+)
+def test_what_says_how_far_it_is_gets_a_bar(words: str, filled: int) -> None:
+    bar, text = shell._with_bar(words).plain.split(" ", 1)
+    assert (len(bar), text) == (shell.BAR, words)
+    green = [span for span in shell._with_bar(words).spans if span.style == "green"]
+    assert sum(span.end - span.start for span in green) == filled
+
+
+def test_what_does_not_say_how_far_it_is_gets_none() -> None:
+    assert shell._with_bar("cutting").plain == "cutting"

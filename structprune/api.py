@@ -21,6 +21,7 @@ from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
 from structprune.criteria import DEFAULT
+from structprune.delivery import proof_inputs
 from structprune.errors import InputError, UsageError
 from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
@@ -233,7 +234,7 @@ def score(
     known, _ = is_trained(model, False, False, trained)
     chosen = _samples(model, example, data, loss, forward, samples, seed)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed, mini_batch, labels)
-    few = tuple(x[:TRIAL_INPUTS] for x in pipeline.proof_inputs(chosen, seed))
+    few = tuple(x[:TRIAL_INPUTS] for x in proof_inputs(chosen, seed))
     groups = trusted(model, channel_groups(model, example), few)
     return score_channels(model, groups, chosen, scoring)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,14 +132,32 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
         scoring: how.
 
     Returns:
-        group name -> (C,) scores, larger = keep.
+        group name -> (C,) scores, larger = keep: of one criterion its own values, of a fusion what
+        :func:`choose` goes by.
     """
+    found = _by_criterion(model, groups, samples, scoring)
+    return found[0] if len(found) == 1 else _allocated(found, scoring)
+
+
+def order(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:
+    """Score channels so that groups compare as the allocation has it: what :func:`choose` goes by."""
+    return _allocated(_by_criterion(model, groups, samples, scoring), scoring)
+
+
+def _by_criterion(
+    model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring
+) -> list[Scores]:
     _check_groups(groups)
     chunk = scoring.chunk or fitting_chunk(model, samples)
     gated = gate_channels(model, groups, _input_bytes(model, samples, chunk))
     found = _scored(gated, samples, scoring, chunk)
     for scores in found:
         _check(scores, groups)
+    return found
+
+
+def _allocated(found: Sequence[Scores], scoring: Scoring) -> Scores:
+    """Make one score of several, comparable between groups as the allocation says."""
     allocation = scoring.allocation or ("conserved" if scoring.trained else "global")
     if allocation == "conserved":
         found = [replace(scores, values=conserved(scores.values)) for scores in found]
@@ -271,7 +289,8 @@ def choose_next(
     Returns:
         What is to stay of the dense groups, and the scores in their terms.
     """
-    found = score(current, groups if plan is None else regrouped(groups, plan), samples, scoring)
+    current_groups = groups if plan is None else regrouped(groups, plan)
+    found = order(current, current_groups, samples, scoring)
     found = found if plan is None else _in_dense_terms(found, plan)
     return select(found.values, groups, budget), found
 

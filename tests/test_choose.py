@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from structprune import choose as choosing
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose, fitting_chunk, is_trained, score
+from structprune.choose import Scoring, choose, fitting_chunk, is_trained, order, score
 from structprune.criteria import CRITERIA
 from structprune.errors import TargetUnreachableError, UnknownNameError, UsageError
 from structprune.gates import GatedModel
@@ -80,7 +80,7 @@ def test_one_shot_is_score_then_select(network: type[Tiny], name: str) -> None:
     case = Case(network(), example(network))
     scoring, budget = Scoring(name, draws=2), Budget(0.4)
     plan, found = case.choose(scoring, budget)
-    expected = score(case.model, case.groups, case.samples, scoring)
+    expected = order(case.model, case.groups, case.samples, scoring)
     assert all(torch.equal(found.values[g], expected.values[g]) for g in expected.values)
     selected = select(expected.values, case.groups, budget)
     assert all(torch.equal(plan.keep[g], selected.keep[g]) for g in selected.keep)
@@ -151,7 +151,7 @@ def laid_down(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
         seen.append({group.name: group.size for group in groups})
         return Scores({g.name: model.get_parameter(f"{g.name}.bias").detach() for g in groups}, "bias")
 
-    monkeypatch.setattr(choosing, "score", by_bias)
+    monkeypatch.setattr(choosing, "order", by_bias)
     return seen
 
 
@@ -256,6 +256,33 @@ def test_steps_are_told(mlp: Case) -> None:
         told.append,
     )
     assert told == ["scoring, step 1 of 2", "scoring, step 2 of 2"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_one_criterion_shows_its_own_values_whatever_the_choice_makes_of_them(
+    residual: Case, trained: bool
+) -> None:
+    """What a user asks to see is the formula's value; what the choice compares may have been rescaled."""
+    case = (residual.model, residual.groups, residual.samples)
+    for name in ("filter_norm", "crop"):
+        own, chosen_by = (f(*case, Scoring(name, trained=trained)).values for f in (score, order))
+        assert all(torch.equal(own[g], chosen_by[g]) for g in own) != trained
+    expected = filter_norm_of(residual)
+    own = score(*case, Scoring("filter_norm", trained=True)).values
+    assert all(torch.allclose(own[g], expected[g]) for g in expected)
+
+
+def filter_norm_of(case: Case) -> dict[str, Tensor]:
+    """Mean |w| of the filters that make a channel, averaged over its layers, written out."""
+    norms: dict[str, Tensor] = {}
+    for group in case.groups:
+        per_channel: list[list[float]] = [[] for _ in range(group.size)]
+        for producer in group.producers:
+            weight = case.model.get_parameter(f"{producer.layer}.weight").detach()
+            for channel, gate in zip(producer.channels, producer.gates, strict=True):
+                per_channel[gate].append(float(weight[channel].abs().mean()))
+        norms[group.name] = torch.tensor([sum(one) / len(one) for one in per_channel])
+    return norms
 
 
 # ---- refusals

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune import pipeline
+from structprune import delivery, pipeline
 from structprune.budget import Budget
 from structprune.checkpoint import save_weights_and_plan
 from structprune.choose import Scoring
@@ -325,7 +325,7 @@ def test_a_wrong_file_is_seen(
             other.get_parameter("0.weight")[0, 0] += 1e-2
         save_weights_and_plan(folder, other, *args, **options)
 
-    monkeypatch.setattr(pipeline, "save_weights_and_plan", wrongly)
+    monkeypatch.setattr(delivery, "save_weights_and_plan", wrongly)
     with pytest.raises(ProofFailedError, match="reloaded failed: error"):
         plain()
     assert not (tmp_path / "report.json").exists()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.toolbox import Toolbox
 from structprune import pipeline
 from structprune.budget import Budget
 from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, stem
+from structprune.cli.tools import toolbox
 from structprune.report import Report
 from structprune.request import Request
 
@@ -21,7 +21,7 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path]:
     check_target(folder, asked["force"])
     request = _request(asked, gather(asked, say), say)
     with staged_folder(folder, asked["force"]) as stage:
-        outcome = pipeline.compress(request, stage, _toolbox(asked), say)
+        outcome = pipeline.compress(request, stage, toolbox(asked), say)
     return outcome.report, folder
 
 
@@ -43,17 +43,4 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         export=asked["export"],
         measure=asked["measure"],
         notes=(*network.notes, *about_data),
-    )
-
-
-def _toolbox(asked: Asked) -> Toolbox:
-    return Toolbox(
-        opset=asked["opset"],
-        exporter=asked["exporter"],
-        rtol=asked["rtol"],
-        device=asked["device"],
-        batches=tuple(asked["measure_batch"]),
-        threads=asked["threads"],
-        seconds=asked["energy_seconds"],
-        country=asked["country"],
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from exporters.toolbox import Toolbox
 from structprune.cli.gathering import Asked, Say, read, stem
 from structprune.cli.output_file import check_file, staged_file
-from structprune.pipeline import PROOF_INPUTS, export_proven
+from structprune.delivery import PROOF_INPUTS, export_proven
 from structprune.proofs import require
 from structprune.report import Proof
 from structprune.samples import random_samples

@@ -13,7 +13,7 @@ from structprune.choose import score
 from structprune.cli import shell
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, groups_of
 from structprune.cli.output_file import check_file, staged_file
-from structprune.pipeline import check_finite
+from structprune.delivery import check_finite
 from structprune.render import Table
 from structprune.scores import ranks
 

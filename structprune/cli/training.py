@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exporters.toolbox import Toolbox
-from structprune import pipeline, trainer
+from structprune import lessons, trainer
 from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
 from structprune.cli.checks import fraction
-from structprune.cli.gathering import stem
+from structprune.cli.gathering import Asked, Say, stem
+from structprune.cli.tools import toolbox
 from structprune.crew import Crew, crew_of_torchrun
 from structprune.environment import device_named
 from structprune.errors import UnknownNameError, UsageError
 from structprune.methods import METHODS, Method
 from structprune.report import Report
 from structprune.request import Lesson
-from structprune.tasks import ImageSet, hold_out, to_batches
+from structprune.tasks import ImageSet, hold_out
 from structprune.tasks.named import read_task
 from structprune.trainer import Session
 from structprune.training import RECIPES, Recipe
 
-Asked = Mapping[str, Any]
-Say = Callable[[str], None]
 DEFAULT_REMOVE = 0.9
+
+
+# Options that a session takes as they are.
+_OPTIONS = (
+    "steps",
+    "floor",
+    "align",
+    "latest",
+    "published_length",
+    "published_detector",
+    "draws",
+    "seed",
+    "precision",
+    "channels_last",
+)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What a training is, once its options have been looked up."""
+
+    asked: Asked
+    method: Method
+    recipe: Recipe
+    remove: float
+    folder: Path
+    crew: Crew
+    device: str
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.training.pt")
 
 
 def run(asked: Asked, say: Say) -> tuple[Report, Path] | None:
@@ -37,33 +67,32 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path] | None:
     method = _known(METHODS, asked["method"], "method")
     recipe = _recipe(asked)
     remove = removal(asked, method)
+    folder = asked["output"] or Path(_folder_name(asked, method, remove))
     with crew_of_torchrun(asked["device"]) as (crew, device):
         device_named(device)
-        return _run({**asked, "device": device}, method, recipe, remove, crew, say)
+        course = _Course(asked, method, recipe, remove, folder, crew, device)
+        if crew.rank:
+            crew.wait()  # until the first has read, and perhaps fetched, the data
+            trainer.train(_lesson(course, say).session, asked["resume"])
+            return None
+        return _led(course, say)
 
 
-def _run(
-    asked: Asked, method: Method, recipe: Recipe, remove: float, crew: Crew, say: Say
-) -> tuple[Report, Path] | None:
-    folder = asked["output"] or Path(_folder_name(asked, method, remove))
-    if not crew.rank:
-        check_target(folder, asked["force"])
-    checkpoint = folder.with_name(f"{folder.name}.training.pt")
-    if crew.rank:
-        asked = {**asked, "download": False}
-        crew.wait()  # until the first has read, and perhaps fetched, the data
-        trainer.train(_lesson(asked, method, recipe, remove, checkpoint, crew, say).session, asked["resume"])
-        return None
+def _led(course: _Course, say: Say) -> tuple[Report, Path]:
+    """What the first process does."""
+    asked, folder = course.asked, course.folder
+    check_target(folder, asked["force"])
+    checkpoint = course.checkpoint
     _check_checkpoint(checkpoint, asked)
-    lesson = _lesson(asked, method, recipe, remove, checkpoint, crew, say)
+    lesson = _lesson(course, say)
     trainer.check(lesson.session)
     if not asked["resume"]:
         checkpoint.unlink(missing_ok=True)
-    crew.wait()
-    tools = _toolbox(asked)
-    learned = pipeline.train(lesson, tools, say)
+    course.crew.wait()
+    tools = toolbox({**asked, "device": course.device})
+    learned = lessons.train(lesson, tools, say)
     with staged_folder(folder, asked["force"]) as stage:
-        outcome = pipeline.deliver(learned, stage, tools, say)
+        outcome = lessons.deliver(learned, stage, tools, say)
     checkpoint.unlink(missing_ok=True)
     return outcome.report, folder
 
@@ -115,58 +144,27 @@ def _check_checkpoint(checkpoint: Path, asked: Asked) -> None:
         )
 
 
-def _lesson(
-    asked: Asked, method: Method, recipe: Recipe, remove: float, checkpoint: Path, crew: Crew, say: Say
-) -> Lesson:
-    task = read_task(asked["task"], asked["root"], asked["download"], asked["test_data"], asked["seed"])
-    learn, test = task.learn, task.test
+def _lesson(course: _Course, say: Say) -> Lesson:
+    asked = course.asked
+    fetch = asked["download"] and not course.crew.rank
+    task = read_task(asked["task"], asked["root"], fetch, asked["test_data"], asked["seed"])
     network = inputs.read_network(
         asked["arch"],
         arch=None,
         pretrained=False,
         trust_pickle=False,
-        classes=len(learn.classes),
+        classes=len(task.learn.classes),
         input_size=asked["input_size"],
-        device=asked["device"],
+        device=course.device,
         seed=asked["seed"],
-        images=learn,
+        images=task.learn,
         say=say,
     )
-    names = ("mean", "std", "samples", "seed")
-    settings = {name: asked[name] for name in names}
-    validation, notes = None, []
-    if asked["validation"] > 0:
-        kept, held = hold_out(learn.labels, asked["validation"], seed=asked["seed"])
-        learn, validation = learn.take(kept), learn.take(held)
-    images = inputs.prepare(learn, test, network, batch_size=recipe.batch_size, **settings)
-    session = Session(
-        model=network.model,
-        example=network.example,
-        name=asked["method"],
-        method=method,
-        remove=remove,
-        epochs=recipe.epochs,
-        recipe=recipe,
-        train=images.train,
-        validation=None if validation is None else _like(images.train, validation),
-        samples=inputs.samples_for(network, images, None, asked["seed"]),
-        steps=asked["steps"],
-        floor=asked["floor"],
-        align=asked["align"],
-        latest=asked["latest"],
-        published_length=asked["published_length"],
-        published_detector=asked["published_detector"],
-        draws=asked["draws"],
-        seed=asked["seed"],
-        device=device_named(asked["device"]),
-        precision=asked["precision"],
-        channels_last=asked["channels_last"],
-        checkpoint=checkpoint,
-        crew=crew,
-    )
-    notes += [*network.notes, *images.notes]
+    learn, held = _split(task.learn, asked["validation"], asked["seed"])
+    settings = {name: asked[name] for name in ("mean", "std", "samples", "seed")}
+    images = inputs.prepare(learn, task.test, network, batch_size=course.recipe.batch_size, **settings)
     return Lesson(
-        session=session,
+        session=_session(course, network, images, held),
         task=learn.name,
         recipe=asked["recipe"],
         network=network.source.name,
@@ -175,23 +173,34 @@ def _lesson(
         resume=asked["resume"],
         export=asked["export"],
         measure=asked["measure"],
-        notes=tuple(notes),
+        notes=(*network.notes, *images.notes),
     )
 
 
-def _like(batches: Any, images: ImageSet) -> Any:
-    p = batches.preprocessing
-    return to_batches(images, size=p.size, mean=p.mean, std=p.std, batch_size=batches.batch_size)
+def _split(learn: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """Return what trains and what is held out of it for every choice, if anything is."""
+    if fraction <= 0:
+        return learn, None
+    kept, held = hold_out(learn.labels, fraction, seed=seed)
+    return learn.take(kept), learn.take(held)
 
 
-def _toolbox(asked: Asked) -> Toolbox:
-    return Toolbox(
-        opset=asked["opset"],
-        exporter=asked["exporter"],
-        rtol=asked["rtol"],
-        device=asked["device"],
-        batches=tuple(asked["measure_batch"]),
-        threads=asked["threads"],
-        seconds=asked["energy_seconds"],
-        country=asked["country"],
+def _session(
+    course: _Course, network: inputs.Network, images: inputs.Images, held: ImageSet | None
+) -> Session:
+    return Session(
+        model=network.model,
+        example=network.example,
+        name=course.asked["method"],
+        method=course.method,
+        remove=course.remove,
+        epochs=course.recipe.epochs,
+        recipe=course.recipe,
+        train=images.train,
+        validation=None if held is None else replace(images.train, images=held),
+        samples=inputs.samples_for(network, images, None, course.asked["seed"]),
+        device=device_named(course.device),
+        checkpoint=course.checkpoint,
+        crew=course.crew,
+        **{name: course.asked[name] for name in _OPTIONS},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -64,14 +65,13 @@ class Cutter:
             flat = {group.name: torch.zeros(group.size) for group in self.groups}
             select(flat, self.groups, self._budget(self.session.remove))
 
-    def rebuilt(self, plan: Plan | None, masks: list[str], weights: nn.Module | None = None) -> nn.Module:
-        """Return a network of the form that a plan or masks give it, from dense weights."""
+    def rebuilt(self, plan: Plan | None, weights: nn.Module | None = None) -> nn.Module:
+        """Return a copy of dense weights, shrunk where there is a plan."""
         dense = self.session.model if weights is None else weights
-        if plan is not None:
-            assert self.groups is not None
-            return shrink(dense, self.groups, plan)
-        open_masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in dense.named_parameters()}
-        return masked(dense, {name: open_masks[name] for name in masks})
+        if plan is None:
+            return copy.deepcopy(dense)
+        assert self.groups is not None
+        return shrink(dense, self.groups, plan)
 
     def cut(self, state: State, remove: float) -> Cut:
         """Score the network as it is, and take away what is worst until ``remove`` is gone in all."""

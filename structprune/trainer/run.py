@@ -16,7 +16,7 @@ from structprune import schedules
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.layers import BatchNorm
-from structprune.masks import folded
+from structprune.masks import Masks, folded, masked
 from structprune.methods import Method
 from structprune.proofs import require
 from structprune.report import Detection, Epoch, Event, Proof
@@ -67,6 +67,7 @@ class _Run:
     """A session with all that carries it out."""
 
     session: Session
+    fingerprint: Mapping[str, Any]
     cutter: Cutter
     say: Say
     started: float
@@ -90,7 +91,7 @@ def train(session: Session, resume: bool = False, say: Say = lambda _: None) -> 
     check(session)
     chosen = cutter(session)
     chosen.check()
-    run = _Run(session, chosen, say, time.perf_counter())
+    run = _Run(session, session.fingerprint(), chosen, say, time.perf_counter())
     state = _restored(run) if resume else None
     if state is None:
         state = State(_laid_out(copy.deepcopy(session.model).to(session.device), session))
@@ -103,12 +104,17 @@ def _restored(run: _Run) -> State | None:
     session = run.session
     if session.checkpoint is None or not session.checkpoint.is_file():
         return None
-    document = files.read(session.checkpoint, session.fingerprint())
+    document = files.read(session.checkpoint, run.fingerprint)
     plan = files.plan_of(document)
-    form = run.cutter.rebuilt(plan, document["masked"])
+    form = masked(run.cutter.rebuilt(plan), _open_masks(session.model, document["masked"]))
     state = files.restored(document, _laid_out(form.to(session.device), session), plan)
     run.say(f"going on after epoch {state.epochs}")
     return state
+
+
+def _open_masks(dense: nn.Module, names: list[str]) -> Masks:
+    """Masks that are still to be loaded."""
+    return {name: torch.ones_like(dense.get_parameter(name), dtype=torch.bool) for name in names}
 
 
 def _laid_out(model: nn.Module, session: Session) -> nn.Module:
@@ -221,11 +227,7 @@ def _rewind(run: _Run, state: State, step: schedules.Rewind) -> None:
     assert state.point is not None, "a schedule remembers before it rewinds"
     dense = copy.deepcopy(run.session.model)
     dense.load_state_dict(state.point)
-    model = run.cutter.rebuilt(state.plan, sorted(state.masks), dense)
-    if state.masks:
-        own = model.state_dict()
-        kept = {key: x for key, x in state.model.state_dict().items() if key.endswith(".keep")}
-        model.load_state_dict({**own, **kept})
+    model = masked(run.cutter.rebuilt(state.plan, dense), state.masks)
     state.model = _laid_out(model.to(run.session.device), run.session)
     state.optimiser = None
     state.events.append(Event(state.epochs, "rewound", state.events[-1].removed))
@@ -244,7 +246,7 @@ def _save(run: _Run, state: State) -> None:
         return
     elapsed = time.perf_counter() - run.started
     state.seconds += elapsed
-    files.save(state, run.session.fingerprint(), run.session.checkpoint)
+    files.save(state, run.fingerprint, run.session.checkpoint)
     state.seconds -= elapsed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class State:
         return masks_of(self.model)
 
 
-def save(state: State, fingerprint: dict[str, Any], path: Path) -> None:
+def save(state: State, fingerprint: Mapping[str, Any], path: Path) -> None:
     """Write where a training stands, so that a kill at any moment leaves the old or the new file whole.
 
     Raises:
@@ -75,7 +76,7 @@ def save(state: State, fingerprint: dict[str, Any], path: Path) -> None:
     """
     document = {
         "schema": SCHEMA,
-        "fingerprint": fingerprint,
+        "fingerprint": dict(fingerprint),
         "model": state.model.state_dict(),
         "masked": sorted(state.masks),
         "plan": None if state.plan is None else _plan(state.plan),
@@ -95,7 +96,7 @@ def save(state: State, fingerprint: dict[str, Any], path: Path) -> None:
         raise OutputError(f"the checkpoint {path.name} can't be written: {error}") from error
 
 
-def read(path: Path, fingerprint: dict[str, Any]) -> StateDict:
+def read(path: Path, fingerprint: Mapping[str, Any]) -> StateDict:
     """Read a checkpoint's document; nothing in it is executed.
 
     Raises:

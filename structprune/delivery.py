@@ -1,0 +1,314 @@
+"""What becomes of a network that was cut: written, loaded again, exported, proven, measured, reported."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from structprune import render
+from structprune.batch_norm import evaluating, take_statistics
+from structprune.budget import Plan
+from structprune.channels import ChannelGroups
+from structprune.checkpoint import save_weights_and_plan, widths_of
+from structprune.criteria.ntk_sap import draw_count
+from structprune.environment import hardware, software
+from structprune.errors import InputError
+from structprune.proofs import LEAST_SPREAD, reloaded, require, signature
+from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
+from structprune.request import Judge, Meter, Request, Say, Tools
+from structprune.samples import Samples, random_like
+from structprune.scores import Scores
+from structprune.sources.architecture import FACTORY
+from structprune.surgery import weight_entries, widths
+
+PROOF_INPUTS = 8
+
+
+@dataclass
+class Clock:
+    """Wall time by step."""
+
+    say: Say
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, words: str | None = None) -> Iterator[None]:
+        """Take the time of a step, and say its words before it begins."""
+        if words is not None:
+            self.say(words)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's surroundings: where it writes, what it uses, and what it has noted so far."""
+
+    request: Request
+    folder: Path
+    tools: Tools | None
+    say: Say
+    clock: Clock
+    notes: list[str]
+    inputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class CutNetwork:
+    """A network that was cut, before anything else is done to it."""
+
+    groups: ChannelGroups
+    plan: Plan
+    scores: Scores
+    small: nn.Module
+    proof: Proof | None
+
+
+def written_and_proven(run: Run, cut: CutNetwork, dead: Sequence[str] = ()) -> list[Proof]:
+    """Write the network, load it again, export it, and prove each.
+
+    Outputs of a network with dead layers may be constant by right: then equal constants count.
+    """
+    request, small = run.request, cut.small
+    with run.clock.step("write", "writing and reading back"):
+        _write_network(request, run.folder, small, cut.plan)
+        # A factory is code that load() runs only for those who say so; they may as well bring the network.
+        named = request.architecture is not None and request.architecture.zoo != FACTORY
+        unpruned = None if named else request.model
+        proofs = [reloaded(small, run.folder, run.inputs, unpruned)]
+    if run.tools and request.export:
+        with run.clock.step("export", "exporting to ONNX"):
+            path = run.folder / "model.onnx"
+            proofs.append(export_proven(small, path, run.inputs, run.tools, run.notes))
+    proofs.append(signature(request.model, small, run.inputs))
+    proofs = [_of_constants(proof, dead) for proof in proofs]
+    require(proofs)
+    return proofs
+
+
+def _of_constants(proof: Proof, dead: Sequence[str]) -> Proof:
+    collapsed_to_a_constant = proof.spread is not None and proof.spread <= LEAST_SPREAD
+    if proof.passed or not dead or not collapsed_to_a_constant or proof.tolerance is None:
+        return proof
+    how = f"{proof.how}; the outputs are constant, since {len(dead)} layers keep no weight"
+    return replace(proof, passed=proof.error < proof.tolerance, how=how)
+
+
+def _write_network(request: Request, folder: Path, small: nn.Module, plan: Plan) -> None:
+    save_weights_and_plan(
+        folder,
+        small,
+        plan,
+        request.architecture,
+        tuple(request.example[0].shape[1:]),
+        dense_widths=widths_of(request.model),
+        name=request.name,
+    )
+
+
+def export_proven(
+    small: nn.Module, path: Path, inputs: tuple[Tensor, ...], tools: Tools, notes: list[str]
+) -> Proof:
+    """Write the ONNX file and prove it.
+
+    Where the network's outputs collapse under its own batch-norm statistics, the file is compared all the
+    same, and what counts is a second file, of a copy with the statistics of the inputs.
+    """
+    on_cpu, inputs = copy.deepcopy(small).cpu().float(), _in_float32(inputs)
+    if next(small.parameters()).dtype != torch.float32:
+        notes.append("the network is exported in float32")
+    written = tools.export(on_cpu, inputs, path)
+    if written.fallback:
+        notes.append(f"ONNX written by the {written.exporter} exporter: {written.fallback}")
+    proof = tools.check(on_cpu, path, inputs)
+    if proof.passed or proof.spread is None or proof.spread > LEAST_SPREAD:
+        return proof
+    with TemporaryDirectory(prefix="structprune-") as scratch:
+        varied = _with_statistics_of(on_cpu, inputs)
+        twin = Path(scratch, path.name)
+        tools.export(varied, inputs, twin)
+        counted = tools.check(varied, twin, inputs)
+    itself = proof.tolerance is not None and proof.error < proof.tolerance
+    how = (
+        f"{counted.how}; on a copy with the inputs' batch-norm statistics, the file itself: {proof.error:.1e}"
+    )
+    return replace(counted, passed=counted.passed and itself, how=how)
+
+
+def _in_float32(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in inputs)
+
+
+def _with_statistics_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    varied = copy.deepcopy(model)
+    statistics = take_statistics(
+        varied, lambda buffers, batch: functional_call(varied, dict(buffers), batch), [inputs]
+    )
+    varied.load_state_dict(statistics, strict=False)
+    return varied
+
+
+def measured_both(run: Run, small: nn.Module) -> Sequence[Measurement]:
+    """Measure the dense and the shrunk network, each as a module and as an ONNX file."""
+    request, tools = run.request, run.tools
+    if tools is None or not request.measure:
+        return ()
+    example = _in_float32(request.example)
+    with run.clock.step("measure", "measuring"), TemporaryDirectory(prefix="structprune-") as scratch:
+        dense, pruned = Path(scratch, "dense.onnx"), run.folder / "model.onnx"
+        tools.export(copy.deepcopy(request.model).cpu().float(), example, dense)
+        if not request.export:
+            pruned = Path(scratch, "pruned.onnx")
+            tools.export(copy.deepcopy(small).cpu().float(), example, pruned)
+        measured = tools.measure(
+            request.model,
+            small,
+            request.example,
+            (dense, pruned),
+            lambda name: run.say(f"measuring {name}"),
+        )
+    run.notes.extend(measured.notes)
+    return measured.measurements
+
+
+def report_of(
+    run: Run,
+    cut: CutNetwork,
+    proofs: tuple[Proof, ...],
+    accuracy: Accuracy | None,
+    measured: Sequence[Measurement],
+    meter: Meter | None,
+) -> Report:
+    """Put together what is known of a run."""
+    request, scoring = run.request, run.request.scoring
+    return Report(
+        method=scoring.score,
+        model=request.name,
+        seed=scoring.seed,
+        **_counts(run, cut),
+        widths=widths(request.model, cut.small),
+        protected=cut.groups.protected,
+        samples=sum(len(batch) for batch in request.samples.batches),
+        draws=_draws(request),
+        trained=scoring.trained,
+        trained_why=request.trained_why,
+        data=request.samples.how,
+        proofs=proofs,
+        accuracy=accuracy,
+        measurements=tuple(measured),
+        seconds=run.clock.seconds,
+        break_even=_break_even(run.tools, meter, measured),
+        notes=tuple(run.notes),
+        software=software(),
+        hardware=hardware(next(request.model.parameters()).device),
+    )
+
+
+def _draws(request: Request) -> int | None:
+    scoring = request.scoring
+    if "ntk_sap" not in scoring.score.replace("-", "_"):
+        return None
+    return draw_count(request.samples.batches, scoring.draws)
+
+
+def _counts(run: Run, cut: CutNetwork) -> dict[str, Any]:
+    dense, small, groups, asked = run.request.model, cut.small, cut.groups, run.request.budget
+    left = groups.nodes - nodes_gone(groups, cut.plan)
+    one = tuple(x[:1] for x in run.request.example)
+    flops = _flops(run, (dense, small), one)
+    return {
+        "nodes": count(groups.nodes, left, asked.remove if asked.unit == "nodes" else None),
+        "weights": count(weight_entries(dense), weight_entries(small)),
+        "parameters": count(*(sum(p.numel() for p in net.parameters()) for net in (dense, small))),
+        "flops": flops and count(*flops),
+    }
+
+
+def _flops(run: Run, networks: Sequence[nn.Module], one: tuple[Tensor, ...]) -> list[int] | None:
+    if run.tools is None:
+        return None
+    try:
+        return [run.tools.count_flops(net, one) for net in networks]
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # an optional figure
+        run.notes.append(f"multiply-adds were not counted: {error}")
+        return None
+
+
+def nodes_gone(groups: ChannelGroups, plan: Plan) -> int:
+    """Return how many nodes a plan removes."""
+    return sum(
+        cost
+        for group in groups
+        if group.name in plan.keep
+        for cost, keep in zip(group.costs, plan.keep[group.name].tolist(), strict=True)
+        if not keep
+    )
+
+
+def count(before: int, after: int, asked: float | None = None) -> Count:
+    """Return how much is gone."""
+    return Count(before, after, 1 - after / before if before else 0.0, asked)
+
+
+def _break_even(tools: Tools | None, meter: Meter | None, measured: Sequence[Measurement]) -> float | None:
+    energy = next((m for m in measured if m.name == "energy"), None)
+    if tools is None or meter is None or energy is None:
+        return None
+    return tools.break_even(meter.joules, energy.dense.median / 1000, energy.pruned.median / 1000)
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write ``report.json`` and ``report.md``."""
+    (folder / "report.json").write_text(to_json(report), encoding="utf-8")
+    (folder / "report.md").write_text(render.markdown(report), encoding="utf-8")
+
+
+def judged(judge: Judge, model: nn.Module) -> float:
+    """Return the accuracy of a network in evaluation mode.
+
+    Raises:
+        InputError: it is not finite.
+    """
+    with evaluating(model):
+        accuracy = float(judge.evaluate(model))
+    if not math.isfinite(accuracy):
+        raise InputError(f"evaluate gave {accuracy}; expected a finite accuracy")
+    return accuracy
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse a network without parameters, or with NaN or infinite ones.
+
+    Raises:
+        InputError: naming the first.
+    """
+    if not any(True for _ in model.parameters()):
+        raise InputError("the network has no parameters, so there is nothing to cut")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{name} holds NaN or infinite values; give a network with finite weights")
+
+
+def proof_inputs(samples: Samples, seed: int) -> tuple[Tensor, ...]:
+    """The first scoring inputs, topped up with random ones where there are too few to compare outputs."""
+    generator = torch.Generator().manual_seed(seed)
+    leading: list[tuple[Tensor, ...]] = []
+    while len(leading) < len(samples.batches) and sum(len(x[0]) for x in leading) < PROOF_INPUTS:
+        leading.append(samples.batches[len(leading)].inputs)
+    inputs = []
+    for column in zip(*leading, strict=True):
+        own = torch.cat(column)[:PROOF_INPUTS]
+        inputs.append(torch.cat([own, random_like(own, PROOF_INPUTS - len(own), generator)]))
+    return tuple(inputs)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from structprune.arithmetic import exact_arithmetic, one_kernel
 from structprune.batch_norm import evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, named
-from structprune.curvature import exact_arithmetic, one_kernel
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
 from structprune.samples import Samples

@@ -263,7 +263,31 @@ def _scaled_inputs(model: nn.Module, scales: Mapping[str, Tensor]) -> Iterator[N
 
 
 def _multiply(scale: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    return lambda _, inputs: (inputs[0] * scale, *inputs[1:])
+    # Asked once and not in every derivative: on a GPU the answer has to be waited for.
+    is_open = bool((scale == 1).all())
+    return lambda _, inputs: (_gated(inputs[0], scale, is_open), *inputs[1:])
+
+
+def _gated(x: Tensor, scale: Tensor, is_open: bool) -> Tensor:
+    out: Tensor = _Gated.apply(x, scale, is_open) if is_open else x * scale
+    return out
+
+
+class _Gated(torch.autograd.Function):
+    """x times an open gate, which is x itself: a product would keep every activation twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, is_open: bool) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,), (x, scale) = grads, ctx.saved_tensors
+        wants_x, wants_scale, _ = ctx.needs_input_grad
+        along_x = _gated(grad, scale, True) if wants_x else None
+        along_scale = (grad * x).sum_to_size(scale.shape) if wants_scale else None
+        return along_x, along_scale, None
 
 
 def input_sizes(model: nn.Module, forward: Callable[[], object]) -> dict[str, int]:

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import BatchNormMode, evaluating
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import load
-from structprune.curvature import exact_arithmetic
 from structprune.errors import InputError, ProofFailedError
 from structprune.gates import gate_channels
 from structprune.layers import batch_norms

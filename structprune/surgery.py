@@ -10,12 +10,13 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from structprune.budget import Plan
-from structprune.channels import ChannelGroup, ChannelGroups, Coupling
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.layers import (
     BatchNorm,
     Conv,
@@ -27,6 +28,7 @@ from structprune.layers import (
     weighted_layers,
 )
 
+Row = TypeVar("Row", Coupling, Loose, Sizing)
 Cuts = dict[str, set[int]]
 """Layer name -> dense indices that leave."""
 
@@ -49,6 +51,10 @@ def shrink(model: nn.Module, groups: ChannelGroups, plan: Plan) -> nn.Module:
     for side in ("producers", "carriers"):
         for name, channels in cuts(groups, plan, side).items():
             _cut_outputs(layers[name], sorted(channels))
+    for (name, dim), channels in _loose_cuts(groups, plan).items():
+        _cut_loose(small, name, dim, channels)
+    for (name, attribute), count in _size_cuts(groups, plan).items():
+        setattr(layers[name], attribute, getattr(layers[name], attribute) - count)
     # A cut makes new parameters, which ask for gradients.
     for name, parameter in model.named_parameters():
         small.get_parameter(name).requires_grad_(parameter.requires_grad)
@@ -59,11 +65,32 @@ def cuts(groups: ChannelGroups, plan: Plan, side: str) -> Cuts:
     """Return layer -> dense indices that leave it, for its ``producers``, ``consumers`` or ``carriers``."""
     gone: Cuts = defaultdict(set)
     for group in groups:
-        keep = plan.keep[group.name].tolist()
         for coupling in _couplings(group, side):
-            leaving = (c for c, gate in zip(coupling.channels, coupling.gates, strict=True) if not keep[gate])
-            gone[coupling.layer].update(leaving)
+            gone[coupling.layer] |= _leaving(coupling, plan.keep[group.name])
     return {name: channels for name, channels in gone.items() if channels}
+
+
+def _loose_cuts(groups: ChannelGroups, plan: Plan) -> dict[tuple[str, int], set[int]]:
+    """Return (parameter or buffer, dimension) -> indices that leave it."""
+    gone: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for group in groups:
+        for row in group.loose:
+            gone[row.tensor, row.dim] |= _leaving(row, plan.keep[group.name])
+    return {key: channels for key, channels in gone.items() if channels}
+
+
+def _size_cuts(groups: ChannelGroups, plan: Plan) -> dict[tuple[str, str], int]:
+    """Return (module, attribute) -> how many of what it counts leave."""
+    gone: dict[tuple[str, str], int] = defaultdict(int)
+    for group in groups:
+        for row in group.sizes:
+            gone[row.module, row.attribute] += len(_leaving(row, plan.keep[group.name]))
+    return gone
+
+
+def _leaving(row: Coupling | Loose | Sizing, keep: Tensor) -> set[int]:
+    stays = keep.tolist()
+    return {c for c, gate in zip(row.channels, row.gates, strict=True) if not stays[gate]}
 
 
 def _couplings(group: ChannelGroup, side: str) -> tuple[Coupling, ...]:
@@ -83,6 +110,8 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         tp.prune_linear_out_channels(layer, channels)
     elif isinstance(layer, BatchNorm):
         tp.prune_batchnorm_out_channels(layer, channels)
+    elif isinstance(layer, nn.GroupNorm):
+        tp.prune_groupnorm_out_channels(layer, channels)
     elif isinstance(layer, nn.PReLU):
         tp.prune_prelu_out_channels(layer, channels)
     else:
@@ -129,6 +158,19 @@ def _cut_grouped_transposed_outputs(layer: ConvTranspose, channels: list[int]) -
     layer.out_channels -= len(channels)
 
 
+def _cut_loose(model: nn.Module, name: str, dim: int, channels: set[int]) -> None:
+    owner, _, key = name.rpartition(".")
+    module = model.get_submodule(owner)
+    tensor = getattr(module, key)
+    kept = [i for i in range(tensor.shape[dim]) if i not in channels]
+    with torch.no_grad():
+        smaller = tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(key, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+    else:
+        module.register_buffer(key, smaller, persistent=key not in module._non_persistent_buffers_set)
+
+
 def _select(layer: Conv, kept_GI: list[Tensor]) -> Tensor:
     blocks = layer.weight.chunk(layer.groups, dim=0)
     return torch.cat([w[:, kept.to(w.device)] for w, kept in zip(blocks, kept_GI, strict=True)])
@@ -145,26 +187,44 @@ def regrouped(groups: ChannelGroups, plan: Plan) -> ChannelGroups:
     """
     gone = {side: cuts(groups, plan, side) for side in ("producers", "consumers", "carriers")}
 
-    def moved(coupling: Coupling, side: str, keep: Tensor) -> Coupling:
-        left = gone[side].get(coupling.layer, set())
-        renumbered = _renumbered(max(coupling.channels) + 1, left)
-        gate_numbers = (keep.cumsum(0) - 1).tolist()
-        pairs = zip(coupling.channels, coupling.gates, strict=True)
-        kept = [(renumbered[c], gate_numbers[gate]) for c, gate in pairs if c not in left]
-        return Coupling(coupling.layer, tuple(c for c, _ in kept), tuple(gate for _, gate in kept))
+    gone_loose = defaultdict(set, _loose_cuts(groups, plan))
 
     def small(group: ChannelGroup) -> ChannelGroup:
         keep = plan.keep[group.name]
 
         def side(name: str) -> tuple[Coupling, ...]:
-            return tuple(moved(coupling, name, keep) for coupling in _couplings(group, name))
+            left = gone[name]
+            rows = _couplings(group, name)
+            return tuple(_renumbered_row(row, keep, left.get(row.layer, set())) for row in rows)
 
         return ChannelGroup(
-            group.name, int(keep.sum()), side("producers"), side("consumers"), side("carriers"), group.divisor
+            group.name,
+            int(keep.sum()),
+            side("producers"),
+            side("consumers"),
+            side("carriers"),
+            group.divisor,
+            loose=tuple(_renumbered_row(row, keep, gone_loose[row.tensor, row.dim]) for row in group.loose),
+            sizes=tuple(_renumbered_row(row, keep, _leaving(row, keep)) for row in group.sizes),
         )
 
     nodes = {n: w - len(gone["producers"].get(n, ())) for n, w in groups.widths.items()}
     return replace(groups, groups=tuple(map(small, groups)), widths=nodes)
+
+
+def _renumbered_row(row: Row, keep: Tensor, left: set[int]) -> Row:
+    """The same coupling as the shrunk network has it.
+
+    Args:
+        row: a coupling of the dense network.
+        keep: (C,) bool, which of its group's channels stay.
+        left: dense indices that leave that side of the layer, those of other groups included.
+    """
+    numbers = _renumbered(max(row.channels) + 1, left)
+    gates = (keep.cumsum(0) - 1).tolist()
+    pairs = zip(row.channels, row.gates, strict=True)
+    kept = [(numbers[c], gates[gate]) for c, gate in pairs if c not in left]
+    return replace(row, channels=tuple(c for c, _ in kept), gates=tuple(gate for _, gate in kept))
 
 
 def _renumbered(width: int, gone: set[int]) -> list[int]:

@@ -1,13 +1,15 @@
-"""Trying groups before they are offered: what a graph can't see, a cut shows.
+"""Trying groups before they are offered: what a trace can't see, a cut shows.
 
-Some couplings leave no mark in a backward graph: a width that is written into the code, a constant made in
-the forward pass, a reshape that happens to fit. So all groups are cut at once on a copy, at random, and
-compared with closed gates. Where that fails, bisection finds the culprits and protects them.
+Some couplings leave no mark on tensors: a width that is written into the code, a value computed from a
+width, what goes through another library. So all groups are cut at once on a copy, at random, and compared
+with closed gates. Where that fails, bisection finds the culprits and protects them.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +31,8 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
     """Cut about half of every group on a copy, and protect the groups that don't come out right.
 
     Costs one cut and two passes in float64 where nothing is wrong, and at most 2 log2(groups) of these
-    for every culprit.
+    for every culprit;
+    of groups at the same place in like blocks one is searched for and the others are asked.
 
     Args:
         model: the network; it is left as it was.
@@ -54,8 +57,18 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
     left = groups
     while len(left) and not _right(exact, left, doubles):
         culprit = _culprit(exact, left, doubles)
-        left = left.without({culprit.name: "a trial cut of its channels changes what the network computes"})
+        # Where one of many like blocks can't be cut, the others often can't either: each is asked alone.
+        alike = [g for g in left if g is not culprit and _kind(g) == _kind(culprit)]
+        wrong = [culprit, *(g for g in alike if not _right(exact, left, doubles, (g,)))]
+        left = left.without(
+            {g.name: "a trial cut of its channels changes what the network computes" for g in wrong}
+        )
     return left
+
+
+def _kind(group: ChannelGroup) -> str:
+    """The name without its numbers: groups at the same place in like blocks have the same."""
+    return re.sub(r"\d+", "#", group.name)
 
 
 def _culprit(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroup:
@@ -77,7 +90,7 @@ def _right(
     some: Sequence[ChannelGroup] | None = None,
 ) -> bool:
     """Tell whether cutting some of the groups equals closing their gates."""
-    plan = _half(groups, groups.groups if some is None else some)
+    plan = _some(groups, groups.groups if some is None else some)
     gated = gate_channels(model, groups)
     device = next(model.parameters()).device
     gates = {name: keep.to(device, torch.float64) for name, keep in plan.keep.items()}
@@ -105,12 +118,17 @@ def _close(a: object, b: object) -> bool:
     return bool(apart <= _EXACT * torch.maximum(spread, 1e-6 * b.abs().max()))
 
 
-def _half(groups: ChannelGroups, some: Sequence[ChannelGroup]) -> Plan:
-    """Remove about half of some groups, chosen at random, the same in every run."""
+def _some(groups: ChannelGroups, some: Sequence[ChannelGroup]) -> Plan:
+    """Remove a tenth to four tenths of some groups, at random, the same in every run.
+
+    The shares differ, since code may rely on two groups being of one width, and most of the network stays,
+    since where nothing passes any more no fault would show.
+    """
     generator = torch.Generator().manual_seed(0)
     keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
     for group in some:
         steps = list(removal_steps(group, torch.rand(group.size, generator=generator), Budget(0.0)))
-        gone = [c for step in steps[: (len(steps) + 1) // 2] for c in step.channels]
+        share = 0.1 + 0.3 * float(torch.rand((), generator=generator))
+        gone = [c for step in steps[: math.ceil(share * len(steps))] for c in step.channels]
         keep[group.name][gone] = False
     return Plan(keep, Budget(0.0), 0.0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from structprune.curvature import exact_arithmetic, gradient, hessian_gradient
+from structprune.arithmetic import exact_arithmetic
+from structprune.curvature import gradient, hessian_gradient
 from structprune.gates import Gates
 from structprune.scores import Term
 from tests.oracles.scores import derivative, second_derivative

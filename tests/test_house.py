@@ -22,6 +22,7 @@ ORDER = (
     "crew",
     "models",
     "layers",
+    "arithmetic",
     "channels",
     "batch_norm",
     "gates",

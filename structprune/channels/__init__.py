@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling
+from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.channels.tracing import Candidate, candidates
 from structprune.layers import (
     BatchNorm,
@@ -27,7 +27,7 @@ from structprune.layers import (
 )
 from structprune.report import Protected
 
-__all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "channel_groups"]
+__all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "Loose", "Sizing", "channel_groups"]
 
 Layers = Mapping[str, nn.Module]
 
@@ -75,7 +75,9 @@ def channel_groups(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Chan
 def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:
     divisor = math.lcm(*(conv_groups(layers[c.layer]) for c in _grouped(candidate, layers)))
     c = candidate
-    return ChannelGroup(c.name, c.size, c.producers, c.consumers, c.carriers, divisor)
+    return ChannelGroup(
+        c.name, c.size, c.producers, c.consumers, c.carriers, divisor, loose=c.loose, sizes=c.sizes
+    )
 
 
 def _grouped(candidate: Candidate, layers: Layers) -> list[Coupling]:
@@ -105,6 +107,8 @@ def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[s
         return candidate.fault
     if any(c.layer in outputs for c in candidate.producers):
         return "its channels are among the network's outputs"
+    if candidate.size == 1 and not candidate.consumers:
+        return "it has a single channel"
     if not candidate.consumers:
         return "no layer with weights reads its channels"
     if any(c.layer in tied for c in candidate.couplings):

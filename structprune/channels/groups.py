@@ -26,6 +26,40 @@ class Coupling:
 
 
 @dataclass(frozen=True)
+class Loose:
+    """Where a parameter or buffer that belongs to no layer of these kinds meets the channels of a group.
+
+    Attributes:
+        tensor: its name in the model.
+        dim: the dimension along which the channels lie.
+        channels: indices along it.
+        gates: for each of them, the channel of the group that it carries.
+    """
+
+    tensor: str
+    dim: int
+    channels: tuple[int, ...]
+    gates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """An attribute that counts the channels of a group: heads of an attention, groups of a norm.
+
+    Attributes:
+        module: the module's name in the model.
+        attribute: the attribute's name.
+        channels: what it counts, numbered.
+        gates: for each of them, the channel of the group that it is.
+    """
+
+    module: str
+    attribute: str
+    channels: tuple[int, ...]
+    gates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that leave together from every layer that writes, carries or reads them.
 
@@ -38,6 +72,8 @@ class ChannelGroup:
         carriers: layers in between with an entry per channel: batch norms, PReLUs.
         divisor: channels leave in multiples of it, the same number in each contiguous C / divisor block
             (the least common multiple of the numbers of conv groups among the layers).
+        loose: parameters and buffers of no such layer with an entry per channel.
+        sizes: attributes of modules that count the channels.
     """
 
     name: str
@@ -46,6 +82,8 @@ class ChannelGroup:
     consumers: tuple[Coupling, ...]
     carriers: tuple[Coupling, ...] = ()
     divisor: int = 1
+    loose: tuple[Loose, ...] = ()
+    sizes: tuple[Sizing, ...] = ()
 
     @cached_property
     def costs(self) -> tuple[int, ...]:

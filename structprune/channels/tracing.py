@@ -1,50 +1,52 @@
-"""Reading torch-pruning's dependency graph; nothing else does."""
+"""One forward pass whose tensors carry labels, and the groups of channels that come of it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from structprune.channels.groups import Coupling
-from structprune.channels.operations import operation_fault, repeats_channels, slices_space, view_fault
+from structprune.arithmetic import exact_arithmetic
+from structprune.channels.groups import Coupling, Loose, Sizing
+from structprune.channels.labels import FIXED, Classes, Labels, Tag, along, support
+from structprune.channels.rules import Call, rule_of
 from structprune.errors import InputError
-from structprune.layers import WEIGHTED, is_depthwise, out_width
+from structprune.layers import (
+    BatchNorm,
+    ConvTranspose,
+    conv_groups,
+    in_width,
+    is_depthwise,
+    out_width,
+    weighted_layers,
+)
 
-# Kinds of graph nodes (torch-pruning's OPTYPE names) through which a cut is not exact or not possible.
-_UNTRUSTED_KINDS = {
-    "LN": "its channels are normalised together by a LayerNorm",
-    "GN": "its channels are normalised together by a GroupNorm",
-    "MHA": "its channels go through a packed attention",
-    "LSTM": "its channels go through an LSTM",
-    "EMBED": "its channels come from an embedding",
-    "PARAMETER": "its channels meet a parameter that belongs to no known layer",
-    "SPLIT": "its channels are split",
-    "UNBIND": "its channels are unbound",
-    "EXPAND": "its channels are expanded",
-    "SLICE": "its channels are sliced",
-}
-_SIDES = ("producers", "consumers", "carriers")
+NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A group as the graph has it, before anybody asked whether it can be trusted.
+    """Channels that leave together, before anybody asked whether they may.
 
     Attributes:
-        name: of the first layer that produces its channels.
+        name: of the first layer that produces them.
         size: number of channels.
         producers: layers that write them.
         consumers: layers that read them.
         carriers: layers in between with an entry per channel.
+        loose: parameters that belong to no such layer, with an entry per channel.
+        sizes: attributes of modules that count the channels.
         is_output: whether the network puts them out.
-        fault: what in the graph forbids to cut them, or None.
+        fault: what forbids to cut them, or None.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Candidate:
     producers: tuple[Coupling, ...]
     consumers: tuple[Coupling, ...]
     carriers: tuple[Coupling, ...]
+    loose: tuple[Loose, ...]
+    sizes: tuple[Sizing, ...]
     is_output: bool
     fault: str | None
 
@@ -62,156 +66,323 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class _Segment:
+    """A run of labels: one side of a layer, or one dimension of a loose parameter."""
+
+    start: int
+    size: int
+    side: str
+    name: str
+    dim: int = 0
+
+
+@dataclass
 class _Trace:
-    """One traced pass.
+    """What a pass leaves behind, and what the rules ask of it."""
 
-    Attributes:
-        groups: torch-pruning's groups with all of their channels.
-        inner: backward nodes that are part of a linear layer's own computation.
-        ends: backward nodes of the network's outputs, and the layers that returned them.
-        inputs: the network's inputs, leaves of the graph.
-    """
+    labels: Labels = field(default_factory=Labels)
+    segments: list[_Segment] = field(default_factory=list)
+    tags: Any = field(default_factory=WeakTensorKeyDictionary)
+    sides: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    running: list[tuple[str, nn.Module]] = field(default_factory=list)
+    pieces: list[list[Tensor]] = field(default_factory=list)
+    sizings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+    makers: set[str] = field(default_factory=set)
+    reached: set[str] = field(default_factory=set)
 
-    groups: list[Any]
-    inner: set[Any]
-    ends: set[Any]
-    inputs: tuple[Tensor, ...]
+    # ---- what rules ask
+
+    def tag(self, tensor: Tensor) -> Tag:
+        found: Tag = self.tags.get(tensor, _NOTHING)
+        return found
+
+    def inside(self) -> tuple[str, nn.Module]:
+        return self.running[-1]
+
+    def read(self, layer: str) -> Tensor:
+        self.reached.add(layer)
+        return self.sides.get((layer, "consumers"), self.sides[layer, "producers"])
+
+    def written(self, layer: str) -> Tensor:
+        return self.sides[layer, "producers"]
+
+    def resize(self, module: str, attribute: str, labels: Tensor) -> None:
+        self.sizings.setdefault((module, attribute), labels)
+
+    def balance(self, pieces: Sequence[Tensor]) -> None:
+        self.pieces.append(list(pieces))
+
+    # ---- what a pass does
+
+    def label(self, side: str, name: str, size: int, dim: int = 0) -> Tensor:
+        """Make the labels of one side of a layer, or of one dimension of a parameter."""
+        made = self.labels.new(size)
+        self.segments.append(_Segment(int(made[0]) if size else self.labels.count, size, side, name, dim))
+        self.sides[name, side] = made
+        return made
+
+    def record(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Give the results of a call their tags."""
+        outputs = tuple(x for x in tree_leaves(out) if isinstance(x, Tensor))
+        call = Call(_name(operation), _bound(operation, args, kwargs), outputs)
+        tags = [self.tag(x) for x in call.tensors]
+        made: Sequence[Tag]
+        if any(tag.factors or tag.layer for tag in tags):
+            made = self._ruled(operation, call, tags)
+        else:
+            makers = frozenset().union(*(tag.makers for tag in tags))
+            made = [Tag((), makers, bool(tags) and all(tag.weight for tag in tags))] * len(outputs)
+        for x, tag in zip(outputs, made, strict=True):
+            # A factor that is the same everywhere tells entries apart no more.
+            self.tags[x] = replace(tag, factors=tuple(f for f in tag.factors if support(f)))
+
+    def _ruled(self, operation: Any, call: Call, tags: Sequence[Tag]) -> Sequence[Tag]:
+        rule = rule_of(operation, call.name)
+        reason = f"its channels meet {call.name}, which is not known to keep channels apart"
+        if rule is not None:
+            try:
+                return rule(self, call)
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                reason = f"its channels meet {call.name} in a form that is not known to keep channels apart"
+        self.labels.pin([f for tag in tags for f in tag.factors], reason)
+        makers = frozenset().union(*(tag.makers for tag in tags))
+        return [Tag((), makers)] * len(call.outputs)
+
+
+_NOTHING = Tag()
+
+
+def _name(operation: Any) -> str:
+    namespace, _, name = str(operation._schema.name).partition("::")
+    if namespace not in ("aten", "prims"):
+        return f"{namespace}::{name}"
+    in_place = name.endswith("_") and not name.endswith("__") and rule_of(operation, name[:-1]) is not None
+    return name[:-1] if in_place else name
+
+
+def _bound(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    names = [argument.name for argument in operation._schema.arguments]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches every operation."""
+
+    def __init__(self, trace: _Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.trace.record(func, args, kwargs or {}, out)
+        return out
 
 
 def candidates(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Candidate]:
-    """Trace a network and read off every group of coupled channels.
+    """Run a network once and read off every group of coupled channels.
 
     Args:
-        model: a copy that may be traced: torch-pruning leaves it in evaluation mode.
+        model: a copy that may be run in any mode.
         inputs: positional inputs.
 
     Raises:
-        InputError: the network can't be traced.
+        InputError: the network can't be run.
     """
-    names = {module: name for name, module in model.named_modules()}
-    try:  # inputs that ask for a gradient show where channels meet the input itself, in a residual sum say
-        traced = _trace(model, inputs, show_inputs=True)
-    except InputError:  # a concatenation with such an input is more than torch-pruning can take
-        traced = _trace(model, inputs, show_inputs=False)
-    return [_read(items, names, traced) for items in traced.groups]
-
-
-def _trace(model: nn.Module, inputs: tuple[Tensor, ...], show_inputs: bool) -> _Trace:
-    import torch_pruning
-
-    leaves = tuple(x.detach().clone().requires_grad_(show_inputs and x.is_floating_point()) for x in inputs)
-    makers: dict[Any, nn.Module] = {}
-    ends: set[Any] = set()
-
-    def forward(net: nn.Module, args: tuple[Tensor, ...]) -> Any:
-        with ExitStack() as stack:
-            for module in net.modules():
-                stack.callback(module.register_forward_hook(_note_maker(makers)).remove)
-            # Clones, since a network may write into its inputs.
-            outputs = net(*(x.clone() for x in args))
-        made = [leaf.grad_fn for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        ends.update(fn for fn in made if fn is not None)
-        ends.update(makers[fn] for fn in made if fn in makers)
-        return outputs
-
-    graph = torch_pruning.DependencyGraph()
+    trace = _labelled(model)
+    model.eval()
     try:
-        with torch.enable_grad():
-            graph.build_dependency(model, leaves, forward_fn=forward, verbose=False)
-            return _Trace(list(graph.get_all_groups()), _inner(makers), ends, leaves)
-    except Exception as error:  # the graph raises whatever it stumbles over
+        _run(model, inputs, trace)
+    except Exception as error:  # a forward pass raises whatever it likes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network can't be traced with inputs of shape {[tuple(x.shape) for x in inputs]}: {reason}; "
             "give an example input that its forward pass accepts (--input-size)"
         ) from error
+    if any(name not in trace.reached for name, _ in weighted_layers(model)):
+        _run_in_training(model, inputs, trace)
+    for name, _ in weighted_layers(model):
+        if name not in trace.reached:
+            trace.labels.pin(trace.written(name), "the traced pass does not reach it")
+    return _read(trace, {name: number for number, (name, _) in enumerate(model.named_modules())})
 
 
-def _inner(makers: Mapping[Any, nn.Module]) -> set[Any]:
-    """On inputs with more than two dimensions a linear layer is a matrix product between two views."""
-    steps = (fn for made in makers for fn, _ in made.next_functions if isinstance(makers[made], nn.Linear))
-    return {fn for fn in steps if type(fn).__name__ in ("AddmmBackward0", "MmBackward0")}
+def _run_in_training(model: nn.Module, inputs: tuple[Tensor, ...], trace: _Trace) -> None:
+    """Reach what only training runs: auxiliary heads."""
+    outputs, makers = list(trace.outputs), set(trace.makers)
+    try:
+        _run(model.train(), inputs, trace)
+    except Exception:  # a network that trains otherwise, on targets say, is cut as evaluation runs it
+        trace.outputs[:], trace.makers = outputs, makers
+    finally:
+        model.eval()
 
 
-def _note_maker(makers: dict[Any, nn.Module]) -> Callable[[nn.Module, Any, Any], None]:
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(module, WEIGHTED) and isinstance(output, Tensor) and output.grad_fn is not None:
-            makers[output.grad_fn] = module
+def _run(model: nn.Module, inputs: tuple[Tensor, ...], trace: _Trace) -> None:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), exact_arithmetic(), _followed(model, trace):
+        with _Recorder(trace):
+            outputs = model(*(x.clone() for x in inputs))
+        for x in tree_leaves(outputs):
+            if isinstance(x, Tensor):
+                trace.outputs += trace.tag(x).factors
+                trace.makers |= trace.tag(x).makers
 
-    return note
+
+@contextmanager
+def _followed(model: nn.Module, trace: _Trace) -> Iterator[None]:
+    """Keep track of which module is running."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+
+            def enter(running: nn.Module, _: Any, name: str = name) -> None:
+                trace.running.append((name, running))
+
+            def leave(*_: Any) -> None:
+                trace.running.pop()
+
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield
 
 
-def _read(items: Any, names: Mapping[nn.Module, str], traced: _Trace) -> Candidate:
-    root = items[0].dep.target.module
-    sides: dict[str, dict[str, dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
-    for item in items:
-        name, side = names.get(item.dep.target.module), _side(item.dep)
-        if name is not None and side is not None:
-            sides[side][name].update(zip(item.idxs, item.root_idxs, strict=True))
-    written = [item.dep for item in items if _side(item.dep) != "consumers"]
+def _labelled(model: nn.Module) -> _Trace:
+    """Give every side of every layer, and every other parameter, labels of its own."""
+    trace = _Trace()
+    seen: set[int] = set()
+    for name, layer in weighted_layers(model):
+        written = trace.label("producers", name, out_width(layer))
+        read = written if is_depthwise(layer) else trace.label("consumers", name, in_width(layer))
+        _tag_layer(trace, name, layer, written, read, seen)
+    for name, module in model.named_modules():
+        if isinstance(module, NORMS):
+            _tag_norm(trace, name, module, seen)
+    for name, x in (*model.named_parameters(), *model.named_buffers()):
+        if id(x) not in seen and x.is_floating_point():
+            factors = [
+                along(x.dim(), d, trace.label("loose", name, size, d))
+                for d, size in enumerate(x.shape)
+                if size > 1
+            ]
+            trace.tags[x] = Tag(tuple(factors), weight=True)
+    return trace
+
+
+def _tag_layer(
+    trace: _Trace, name: str, layer: nn.Module, written: Tensor, read: Tensor, seen: set[int]
+) -> None:
+    for key, x in layer.named_parameters(recurse=False):
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if key != "weight":
+            trace.tags[x] = Tag((written,), weight=True)
+            continue
+        out, into = (1, 0) if isinstance(layer, ConvTranspose) else (0, 1)
+        plain = conv_groups(layer) == 1
+        factors = [along(x.dim(), out, written)] if plain or out == 0 else []
+        factors += [along(x.dim(), into, read)] if plain else []
+        trace.tags[x] = Tag(tuple(factors), weight=True, layer=name)
+
+
+def _tag_norm(trace: _Trace, name: str, module: nn.Module, seen: set[int]) -> None:
+    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    own = [x for _, x in tensors if x.is_floating_point() and x.dim() == 1 and id(x) not in seen]
+    if own and len({len(x) for x in own}) == 1 and len(own[0]) > 1:
+        labels = trace.label("carriers", name, len(own[0]))
+        for x in own:
+            seen.add(id(x))
+            trace.tags[x] = Tag((labels,), weight=True)
+
+
+# ---- from labels to groups
+
+
+def _read(trace: _Trace, order: Mapping[str, int]) -> list[Candidate]:
+    classes = _settled(trace)
+    members: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, segment in enumerate(trace.segments):
+        for offset, owner in enumerate(classes.of[segment.start : segment.start + segment.size].tolist()):
+            members[owner].append((number, offset))
+    put_out = set(_owners(classes, trace.outputs))
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for owner, rows in members.items():
+        if any(trace.segments[number].side == "producers" for number, _ in rows):
+            key = (tuple(sorted(number for number, _ in rows)), classes.reasons.get(owner), owner in put_out)
+            alike[key].append(owner)
+    found = [
+        _candidate(trace, owners, members, classes, key[1], key[2], order) for key, owners in alike.items()
+    ]
+    return _named(sorted(found, key=lambda c: (order[c.producers[0].layer], c.producers[0].channels)))
+
+
+def _owners(classes: Classes, factors: Sequence[Tensor]) -> Iterator[int]:
+    for labels in factors:
+        yield from classes.of[labels[labels != FIXED].numpy()].tolist()
+
+
+def _settled(trace: _Trace) -> Classes:
+    """Tie together what was tied, and pin pieces of a split that turned out to differ."""
+    classes = trace.labels.classes()
+    reasons = dict(classes.reasons)
+    for pieces in trace.pieces:
+        kinds = [np.where(p == FIXED, FIXED, classes.of[p]) for p in (x.flatten().numpy() for x in pieces)]
+        if any(len(kind) != len(kinds[0]) or (kind != kinds[0]).any() for kind in kinds):
+            for kind in kinds:
+                for owner in set(kind.tolist()):
+                    reasons.setdefault(owner, "its channels are split")
+    return Classes(classes.of, reasons)
+
+
+def _candidate(
+    trace: _Trace,
+    owners: Sequence[int],
+    members: Mapping[int, Sequence[tuple[int, int]]],
+    classes: Classes,
+    fault: str | None,
+    is_output: bool,
+    order: Mapping[str, int],
+) -> Candidate:
+    gate = {owner: number for number, owner in enumerate(owners)}
+    rows: dict[int, dict[int, int]] = defaultdict(dict)
+    for owner in owners:
+        for number, offset in members[owner]:
+            rows[number][offset] = gate[owner]
+    sides: dict[str, list[Coupling]] = defaultdict(list)
+    loose = []
+    for number in sorted(rows):
+        segment, mapping = trace.segments[number], rows[number]
+        channels = tuple(sorted(mapping))
+        gates = tuple(mapping[c] for c in channels)
+        if segment.side == "loose":
+            loose.append(Loose(segment.name, segment.dim, channels, gates))
+        else:
+            sides[segment.side].append(Coupling(segment.name, channels, gates))
+    producers = sorted(sides["producers"], key=lambda c: order[c.layer])
     return Candidate(
-        name=names[root],
-        size=out_width(root),
-        is_output=any(d.target.grad_fn in traced.ends or d.target.module in traced.ends for d in written),
-        fault=_fault([item.dep.target for item in items], written, traced),
-        **{side: tuple(_coupling(*row) for row in sides[side].items()) for side in _SIDES},
+        name=producers[0].layer,
+        size=len(owners),
+        producers=tuple(producers),
+        consumers=tuple(sides["consumers"]),
+        carriers=tuple(sides["carriers"]),
+        loose=tuple(loose),
+        sizes=tuple(_sizings(trace, classes, gate)),
+        is_output=is_output or any(c.layer in trace.makers for c in producers),
+        fault=fault,
     )
 
 
-def _side(dependency: Any) -> str | None:
-    layer = dependency.target.module
-    if not isinstance(layer, nn.Module):
-        return None  # a loose parameter
-    if is_depthwise(layer):
-        return "producers"
-    if isinstance(layer, WEIGHTED):
-        return "producers" if "out_channels" in dependency.handler.__name__ else "consumers"
-    return "carriers" if any(True for _ in (*layer.parameters(), *layer.buffers())) else None
+def _sizings(trace: _Trace, classes: Classes, gate: Mapping[int, int]) -> Iterator[Sizing]:
+    for (module, attribute), labels in trace.sizings.items():
+        owners = classes.of[labels.numpy()].tolist()
+        if all(owner in gate for owner in owners):
+            yield Sizing(module, attribute, tuple(range(len(owners))), tuple(gate[owner] for owner in owners))
 
 
-def _coupling(layer: str, mapping: Mapping[int, int]) -> Coupling:
-    channels = tuple(sorted(mapping))
-    return Coupling(layer, channels, tuple(mapping[channel] for channel in channels))
-
-
-def _fault(nodes: Iterable[Any], written: Iterable[Any], traced: _Trace) -> str | None:
-    """Say what in the graph forbids to cut the channels that meet these nodes, or None."""
-    nodes = list(nodes)
-    # The channels of linear layers are the last dimension, those of convolutions the second.
-    layers = [d.target.module for d in written if isinstance(d.target.module, WEIGHTED)]
-    channels_last = all(isinstance(layer, nn.Linear) for layer in layers)
-    for node in nodes:
-        if node.grad_fn in traced.inner:
-            continue
-        fault = _node_fault(node, channels_last) or _input_fault(node, traced)
-        if fault is not None:
-            return fault
-    kinds = {node.type.name for node in nodes}
-    if "CONCAT" in kinds and any(n.type.name == "RESHAPE" and repeats_channels(n.grad_fn) for n in nodes):
-        return "its channels are flattened beside a concatenation"
-    return None
-
-
-def _node_fault(node: Any, channels_last: bool) -> str | None:
-    kind = node.type.name
-    if kind == "SLICE" and slices_space(node.grad_fn):
-        return None
-    if kind in _UNTRUSTED_KINDS:
-        return _UNTRUSTED_KINDS[kind]
-    if kind == "RESHAPE":
-        return view_fault(node.grad_fn, channels_last)
-    if kind == "CONCAT":
-        along_channels = getattr(node.grad_fn, "_saved_dim", 1) == 1
-        return None if along_channels else "it is concatenated along a dimension that is not the channels"
-    if kind == "ELEMENTWISE" and node.grad_fn is not None:
-        return operation_fault(node.grad_fn, channels_last)
-    return None
-
-
-def _input_fault(node: Any, traced: _Trace) -> str | None:
-    if node.type.name != "ELEMENTWISE" or node.grad_fn is None:
-        return None
-    leaves = (getattr(fn, "variable", None) for fn, _ in node.grad_fn.next_functions if fn is not None)
-    if any(leaf is x for leaf in leaves if leaf is not None for x in traced.inputs):
-        return "its channels are added to or multiplied with the network's input"
-    return None
+def _named(found: Sequence[Candidate]) -> list[Candidate]:
+    """Name channels after the layer that writes them first, and say which where it writes several kinds."""
+    names = Counter(c.name for c in found)
+    return [
+        replace(c, name=f"{c.name}[{c.producers[0].channels[0]}]") if names[c.name] > 1 else c for c in found
+    ]

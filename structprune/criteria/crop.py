@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.criteria.gradient_flow import flow_change
-from structprune.curvature import exact_arithmetic, hessian_gradient
+from structprune.curvature import hessian_gradient
 from structprune.gates import GatedModel
 from structprune.layers import weighted_layers
 from structprune.scores import Sampling, Scores, accumulate, finished

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.criteria.gradient_flow import flow_change
-from structprune.curvature import exact_arithmetic
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores, finished
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import Statistics, evaluating, take_statistics
-from structprune.curvature import exact_arithmetic, summed, times
+from structprune.curvature import summed, times
 from structprune.gates import GatedModel, Gates
 from structprune.layers import BatchNorm, weighted_layers
 from structprune.scores import MINI_BATCH, Batch, Sampling, Scores, finished, mini_batches_of

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
-from structprune.curvature import exact_arithmetic, gradient, times
+from structprune.curvature import gradient, times
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores, accumulate, finished
 

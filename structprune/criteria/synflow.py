@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
-from structprune.curvature import exact_arithmetic, gradient, times
+from structprune.curvature import gradient, times
 from structprune.gates import GatedModel, Gates
 from structprune.scores import Sampling, Scores, finished
 

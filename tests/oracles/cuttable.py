@@ -292,4 +292,48 @@ CUTTABLE: dict[str, Layout] = {
             head=nn.Linear(8, 3),
         )
     ),
+    "channels split": between(lambda y: torch.mul(*y.chunk(2, 1)), 4),
+    "channels shuffled": between(
+        lambda y: y.reshape(len(y), 2, y.shape[1] // 2, 6, 6).transpose(1, 2).reshape(len(y), -1, 6, 6)
+    ),
+    "channels flipped": between(lambda y: y.flip(1)),
+    "concatenated in space": between(lambda y: torch.cat([y, -y], 2)),
+    "channels behind space, flattened": Layout(
+        lambda: Wired(
+            lambda s, x: s.head(s.a(x).permute(0, 2, 3, 1).flatten(1)),
+            a=conv(3, 8),
+            head=nn.Linear(288, 3),
+        )
+    ),
+    "tokens flattened": Layout(
+        lambda: Wired(
+            lambda s, x: s.head(torch.relu(s.a(x)).flatten(1)), a=nn.Linear(5, 8), head=nn.Linear(56, 3)
+        ),
+        (7, 5),
+    ),
+    "GroupNorm": Layout(
+        lambda: Wired(
+            lambda s, x: s.head(pooled(s.norm(torch.relu(s.a(x))))),
+            a=conv(3, 8),
+            norm=nn.GroupNorm(4, 8),
+            head=nn.Linear(8, 3),
+        )
+    ),
+    "a loose parameter": Layout(
+        lambda: Wired(
+            lambda s, x: s.head(pooled(s.b(s.a(x) * s.scale))),
+            a=conv(3, 8),
+            scale=nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5),
+            b=conv(8, 6),
+            head=nn.Linear(6, 3),
+        )
+    ),
+    "concat of flattened maps": Layout(
+        lambda: Wired(
+            lambda s, x: s.head(torch.cat([s.a(x).flatten(1), s.b(x).flatten(1)], 1)),
+            a=conv(3, 8),
+            b=conv(3, 4),
+            head=nn.Linear(12 * 36, 3),
+        )
+    ),
 }

@@ -23,34 +23,17 @@ def _tied() -> Wired:
 
 REFUSED: dict[str, Refused] = {
     "channels padded": Refused(between(lambda y: F.pad(y, (0, 0, 0, 0, 2, 2)), 12), "a", "pad"),
-    "channels split": Refused(between(lambda y: torch.mul(*y.chunk(2, 1)), 4), "a", "split"),
     "channels sliced": Refused(between(lambda y: y[:, :4], 4), "a", "sliced"),
     "channels selected": Refused(between(lambda y: y[:, 3:4], 1), "a", "sliced"),
-    "channels shuffled": Refused(
-        between(lambda y: y.reshape(-1, 2, 4, 6, 6).transpose(1, 2).reshape(-1, 8, 6, 6)), "a", "reshaped"
-    ),
-    "channels to space": Refused(between(lambda y: F.pixel_shuffle(y, 2), 2), "a", "PixelShuffle"),
-    "channels flipped": Refused(between(lambda y: y.flip(1)), "a", "Flip"),
-    "channels summed up": Refused(between(lambda y: y.cumsum(1)), "a", "Cumsum"),
-    "softmax over channels": Refused(between(lambda y: y.softmax(1)), "a", "Softmax"),
-    "mean over channels": Refused(between(lambda y: y * y.mean(1, keepdim=True)), "a", "Mean"),
-    "mean over everything": Refused(between(lambda y: y - y.mean()), "a", "Mean"),
-    "largest of everything": Refused(between(lambda y: y / y.max()), "a", "Max"),
-    "norm of everything": Refused(between(lambda y: y / y.norm()), "a", "Norm"),
-    "largest over channels": Refused(between(lambda y: y * y.amax(1, keepdim=True)), "a", "Amax"),
+    "channels to space": Refused(between(lambda y: F.pixel_shuffle(y, 2), 2), "a", "laid out in space"),
+    "channels summed up": Refused(between(lambda y: y.cumsum(1)), "a", "cumsum"),
+    "softmax over channels": Refused(between(lambda y: y.softmax(1)), "a", "softmax"),
+    "mean over channels": Refused(between(lambda y: y * y.mean(1, keepdim=True)), "a", "mean"),
+    "mean over everything": Refused(between(lambda y: y - y.mean()), "a", "mean"),
+    "largest of everything": Refused(between(lambda y: y / y.max()), "a", "max"),
+    "norm of everything": Refused(between(lambda y: y / y.norm()), "a", "norm"),
+    "largest over channels": Refused(between(lambda y: y * y.amax(1, keepdim=True)), "a", "amax"),
     "channels and rows swapped": Refused(between(lambda y: y.transpose(1, 2), 6), "a", ""),
-    "concatenated in space": Refused(between(lambda y: torch.cat([y, -y], 2)), "a", "concatenated"),
-    "channels behind space, flattened": Refused(
-        Layout(
-            lambda: Wired(
-                lambda s, x: s.head(s.a(x).permute(0, 2, 3, 1).flatten(1)),
-                a=conv(3, 8),
-                head=nn.Linear(288, 3),
-            )
-        ),
-        "a",
-        "",
-    ),
     "mean over the channels of a conv1d": Refused(
         Layout(
             lambda: Wired(
@@ -62,17 +45,7 @@ REFUSED: dict[str, Refused] = {
             (3, 8),
         ),
         "a",
-        "Mean",
-    ),
-    "tokens flattened": Refused(
-        Layout(
-            lambda: Wired(
-                lambda s, x: s.head(torch.relu(s.a(x)).flatten(1)), a=nn.Linear(5, 8), head=nn.Linear(56, 3)
-            ),
-            (7, 5),
-        ),
-        "a",
-        "",
+        "mean",
     ),
     "LayerNorm": Refused(
         Layout(
@@ -86,31 +59,6 @@ REFUSED: dict[str, Refused] = {
         ),
         "a",
         "LayerNorm",
-    ),
-    "GroupNorm": Refused(
-        Layout(
-            lambda: Wired(
-                lambda s, x: s.head(pooled(s.norm(torch.relu(s.a(x))))),
-                a=conv(3, 8),
-                norm=nn.GroupNorm(4, 8),
-                head=nn.Linear(8, 3),
-            )
-        ),
-        "a",
-        "GroupNorm",
-    ),
-    "a loose parameter": Refused(
-        Layout(
-            lambda: Wired(
-                lambda s, x: s.head(pooled(s.b(s.a(x) * s.scale))),
-                a=conv(3, 8),
-                scale=nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5),
-                b=conv(8, 6),
-                head=nn.Linear(6, 3),
-            )
-        ),
-        "a",
-        "parameter",
     ),
     "summed with the input": Refused(
         Layout(
@@ -162,18 +110,6 @@ REFUSED: dict[str, Refused] = {
         ),
         "a",
         "grouped",
-    ),
-    "concat of flattened maps": Refused(
-        Layout(
-            lambda: Wired(
-                lambda s, x: s.head(torch.cat([s.a(x).flatten(1), s.b(x).flatten(1)], 1)),
-                a=conv(3, 8),
-                b=conv(3, 4),
-                head=nn.Linear(12 * 36, 3),
-            )
-        ),
-        "a",
-        "",
     ),
     "shared weights": Refused(Layout(_tied), "b", ""),
     "weights computed from others": Refused(

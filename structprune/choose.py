@@ -149,7 +149,7 @@ def _by_criterion(
 ) -> list[Scores]:
     _check_groups(groups)
     chunk = scoring.chunk or fitting_chunk(model, samples)
-    # On inputs: the derivatives of gates on weights need those of whole weights, which takes a third more time.
+    # On inputs: derivatives of gates on weights need those of whole weights, which takes a third longer.
     gated = gate_channels(model, groups)
     found = _scored(gated, samples, scoring, chunk)
     for scores in found:

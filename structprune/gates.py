@@ -19,16 +19,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from structprune.channels import ChannelGroups, Coupling
 from structprune.errors import UsageError
 from structprune.layers import (
+    Attention,
     BatchNorm,
     Conv,
     ConvTranspose,
+    Recurrent,
     conv_groups,
     in_width,
     is_depthwise,
+    node_layers,
+    recurrent_reads,
     weight_of,
     weighted_layers,
 )
@@ -137,13 +142,19 @@ def gate_channels(
     Returns:
         The gated model, one gate of shape (C,) per group.
     """
-    layers = dict(weighted_layers(model))
+    layers = dict(node_layers(model))
     norms = {name for name, module in model.named_modules() if isinstance(module, BatchNorm)}
     weight_scales: dict[str, Scale] = {}
     input_scales: dict[str, Scale] = {}
     for name, index_I in _gate_indices(layers, groups).items():
         layer = layers[name]
+        if isinstance(layer, (Recurrent, Attention)):
+            for key, reads in _inner_reads(layer).items():
+                weight_scales[f"{name}.{key}"] = _channel_scale(groups, index_I[reads], _as_row)
+            continue
         on_input = input_bytes is None or input_bytes.get(name, math.inf) < weight_of(layer).nbytes
+        # An attention hands this layer's weight to a function; the layer itself is never called.
+        on_input = on_input and not isinstance(layer, NonDynamicallyQuantizableLinear)
         target = input_scales if on_input else weight_scales
         view = _input_view(layer) if on_input else _weight_view(layer)
         target[name if on_input else f"{name}.weight"] = _channel_scale(groups, index_I, view)
@@ -225,6 +236,17 @@ def _channel_scale(groups: ChannelGroups, index_I: Tensor, view: Callable[[Tenso
         return view(ends[index_I.to(ends.device)])
 
     return scale
+
+
+def _inner_reads(layer: Recurrent | Attention) -> Mapping[str, Tensor]:
+    """Weight name -> which of what the layer reads each of its columns multiplies."""
+    if isinstance(layer, Recurrent):
+        return recurrent_reads(layer)
+    return {"in_proj_weight": torch.arange(in_width(layer))}
+
+
+def _as_row(scale_I: Tensor) -> Tensor:
+    return scale_I.reshape(1, -1)
 
 
 def _input_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -28,7 +28,7 @@ from structprune.delivery import (
     write_report,
     written_and_proven,
 )
-from structprune.layers import out_width, weighted_layers
+from structprune.layers import node_layers, out_width
 from structprune.masks import collapsed
 from structprune.report import Count, Training
 from structprune.request import Learned, Lesson, Outcome, Request, Say, Tools
@@ -92,7 +92,7 @@ def deliver(learned: Learned, folder: Path, tools: Tools | None = None, say: Say
 
 def _untraced(model: nn.Module) -> ChannelGroups:
     """Groups of a network that can't be traced: its nodes are those of all of its layers."""
-    return ChannelGroups((), (), {name: out_width(layer) for name, layer in weighted_layers(model)}, ())
+    return ChannelGroups((), (), {name: out_width(layer) for name, layer in node_layers(model)}, ())
 
 
 def _as_request(lesson: Lesson) -> Request:

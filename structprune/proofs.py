@@ -2,7 +2,8 @@
 
 The error of outputs a against b is max|a - b| / max|b|, and beside it max|a - b| / s, where s is the mean
 standard deviation of b over the inputs. On an untrained network outputs collapse to a constant, against
-which any absolute test passes; so a comparison counts only where s > 1e-3 max|b|.
+which any absolute test passes; so a comparison counts only where s > 1e-3 max|b|, and where a network's own
+outputs don't vary so, it is made again with batch-norm statistics of the inputs, then with redrawn weights.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -24,14 +26,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from structprune.arithmetic import exact_arithmetic
-from structprune.batch_norm import BatchNormMode, evaluating
+from structprune.batch_norm import evaluating
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import load
 from structprune.errors import InputError, ProofFailedError
 from structprune.gates import gate_channels
 from structprune.layers import batch_norms
+from structprune.redraw import begun_again
 from structprune.report import Proof, ProofName
+from structprune.surgery import shrink
 
 LEAST_SPREAD = 1e-3
 Inputs = tuple[Tensor, ...]
@@ -135,35 +139,48 @@ def closed_gates(
     gates = {name: keep.to(_device(dense), dtype) for name, keep in plan.keep.items()}
     exact = _cast(inputs, dtype)
 
-    def compare(mode: BatchNormMode) -> Gap:
-        with torch.no_grad(), exact_arithmetic(), evaluating(closed.model, mode), evaluating(cut, mode):
-            return gap(closed(gates, exact), cut(*exact))
+    def compare(mode: Mode) -> Gap:
+        own, other = closed, cut
+        if mode == "redrawn":
+            # The same plan on other weights; what this cut itself holds, the first comparison has shown.
+            again = begun_again(closed.model)
+            own, other = gate_channels(again, groups), shrink(again, groups, plan)
+        with torch.no_grad(), exact_arithmetic(), _in_mode(own.model, mode), _in_mode(other, mode):
+            return gap(own(gates, exact), other(*exact))
 
     found, mode = _where_it_counts(compare)
     how = f"{len(exact[0])} inputs, {str(dtype).removeprefix('torch.')}{_statistics(dense, mode)}"
     return _proof("closed_gates", found, bounds, how)
 
 
-_MODES: dict[BatchNormMode, str] = {
+Mode = Literal["fixed", "batch", "redrawn"]
+_MODES: dict[Mode, str] = {
     "fixed": "the network's own batch-norm statistics",
     "batch": "batch-norm statistics of the inputs",
+    "redrawn": "weights redrawn, since the outputs of its own are constant",
 }
 
 
-def _statistics(model: nn.Module, mode: BatchNormMode) -> str:
-    return f", {_MODES[mode]}" if any(True for _ in batch_norms(model)) else ""
+def _statistics(model: nn.Module, mode: Mode) -> str:
+    return f", {_MODES[mode]}" if mode == "redrawn" or any(True for _ in batch_norms(model)) else ""
 
 
-def _where_it_counts(compare: Callable[[BatchNormMode], Gap]) -> tuple[Gap, BatchNormMode]:
-    """Compare under the networks' own statistics and, where outputs collapse, under the inputs' too.
+def _in_mode(model: nn.Module, mode: Mode) -> AbstractContextManager[None]:
+    return evaluating(model, "fixed" if mode == "fixed" else "batch")
 
-    Two constants that agree say nothing, but two that don't are a fault: the larger error counts.
+
+def _where_it_counts(compare: Callable[[Mode], Gap]) -> tuple[Gap, Mode]:
+    """Compare as the networks are and, where outputs collapse, in ways in which they don't.
+
+    Two constants that agree say nothing, but two that don't are a fault: the largest error counts.
     """
-    own = compare("fixed")
-    if own.counts or not math.isfinite(own.error):
-        return own, "fixed"
-    varied = compare("batch")
-    return replace(varied, error=max(own.error, varied.error)), "batch"
+    worst, found = 0.0, Gap(0.0, 0.0, 0.0)
+    for mode in _MODES:
+        found = compare(mode)
+        worst = max(worst, found.error)
+        if found.counts or not math.isfinite(found.error):
+            break
+    return replace(found, error=worst), mode
 
 
 def _proof(name: ProofName, found: Gap, bounds: Bounds, how: str) -> Proof:
@@ -251,18 +268,17 @@ def _can_travel(model: nn.Module) -> bool:
     )
 
 
-def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[BatchNormMode, list[Tensor]]:
-    """Run in both batch-norm modes; the model's statistics are not used afterwards."""
-    outputs: dict[BatchNormMode, list[Tensor]] = {}
+def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[Mode, list[Tensor]]:
+    """Run in every mode; the model's statistics are not used afterwards."""
+    outputs: dict[Mode, list[Tensor]] = {}
     for mode in _MODES:
-        with torch.no_grad(), evaluating(model, mode):
-            outputs[mode] = _tensors(model(*(x.cpu() for x in inputs)))[0]
+        net = begun_again(model) if mode == "redrawn" else model
+        with torch.no_grad(), _in_mode(net, mode):
+            outputs[mode] = _tensors(net(*(x.cpu() for x in inputs)))[0]
     return outputs
 
 
-def _run_elsewhere(
-    folder: Path, inputs: Inputs, unpruned: nn.Module | None
-) -> dict[BatchNormMode, list[Tensor]]:
+def _run_elsewhere(folder: Path, inputs: Inputs, unpruned: nn.Module | None) -> dict[Mode, list[Tensor]]:
     with tempfile.TemporaryDirectory(prefix="structprune-") as scratch:
         task, answer = Path(scratch, "task.pt"), Path(scratch, "answer.pt")
         # Clones, since a view would be saved with all that it is a view of; a file of Python's own, whose
@@ -284,7 +300,7 @@ def _run_elsewhere(
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1].partition(": ")[2] or "no message"
             raise ProofFailedError(f"the result can't be loaded in a fresh process: {last}")
-        answers: dict[BatchNormMode, list[Tensor]] = torch.load(answer, weights_only=True)
+        answers: dict[Mode, list[Tensor]] = torch.load(answer, weights_only=True)
         return answers
 
 

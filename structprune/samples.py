@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,15 +72,36 @@ def random_samples(
         raise InputError(
             f"the network can't run on an example of shape {shapes}: {reason}; give one that it takes"
         ) from error
-    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] < 2:
+    scores = _scores_in(output)
+    if scores is None or scores.shape[1] < 2:
         raise InputError(
             f"the network puts out {_described(output)}, for which no loss is known; "
             "call structprune.compress from Python with data=, loss= and forward="
         )
-    shape = (count, *output.shape[2:])
-    target = torch.randint(0, output.shape[1], shape, generator=generator).to(output.device)
-    how = f"{count} random inputs with random labels (no data)"
-    return Samples(_mini_batches(inputs, target), functional.cross_entropy, real=False, how=how, classes=True)
+    shape = (count, *scores.shape[2:])
+    target = torch.randint(0, scores.shape[1], shape, generator=generator).to(scores.device)
+    return Samples(
+        _mini_batches(inputs, target),
+        functional.cross_entropy,
+        lambda network, inputs: _scores_in(network(*inputs)),
+        real=False,
+        how=f"{count} random inputs with random labels (no data)",
+        classes=True,
+    )
+
+
+# Under which name outputs with several tensors keep their class scores: transformers', torchvision's.
+_SCORES = ("logits", "out")
+
+
+def _scores_in(output: Any) -> Tensor | None:
+    """Return the class scores (N, K, ...) of an output, of several tensors the one named so, or the first."""
+    if isinstance(output, Mapping):
+        named = [output[name] for name in _SCORES if name in output]
+        return _scores_in([*named, *output.values()])
+    many = output if isinstance(output, (tuple, list)) else [output]
+    found = (x for x in many if isinstance(x, Tensor) and x.is_floating_point() and x.dim() >= 2)
+    return next(found, None)
 
 
 def _described(output: object) -> str:

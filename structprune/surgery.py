@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from structprune.attention import fit_heads
 from structprune.budget import Plan
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.layers import (
+    Attention,
     BatchNorm,
     Conv,
     ConvTranspose,
+    Recurrent,
     conv_groups,
     is_depthwise,
+    node_layers,
     out_width,
+    recurrent_reads,
     weight_of,
     weighted_layers,
 )
@@ -58,7 +63,7 @@ def shrink(model: nn.Module, groups: ChannelGroups, plan: Plan) -> nn.Module:
     # A cut makes new parameters, which ask for gradients.
     for name, parameter in model.named_parameters():
         small.get_parameter(name).requires_grad_(parameter.requires_grad)
-    return small
+    return fit_heads(small)
 
 
 def cuts(groups: ChannelGroups, plan: Plan, side: str) -> Cuts:
@@ -110,6 +115,10 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         tp.prune_linear_out_channels(layer, channels)
     elif isinstance(layer, BatchNorm):
         tp.prune_batchnorm_out_channels(layer, channels)
+    elif isinstance(layer, Recurrent):
+        _cut_units(layer, channels)
+    elif isinstance(layer, Attention):
+        _cut_rows(layer, channels)
     elif isinstance(layer, nn.GroupNorm):
         tp.prune_groupnorm_out_channels(layer, channels)
     elif isinstance(layer, nn.PReLU):
@@ -123,6 +132,10 @@ def _cut_inputs(layer: nn.Module, channels: list[int]) -> None:
 
     if isinstance(layer, nn.Linear):
         tp.prune_linear_in_channels(layer, channels)
+    elif isinstance(layer, Recurrent):
+        _cut_recurrent_inputs(layer, [c for c in channels if c < layer.input_size])
+    elif isinstance(layer, Attention):
+        _replace(layer, "in_proj_weight", 1, channels)
     elif conv_groups(layer) == 1:
         tp.prune_conv_in_channels(layer, channels)
     else:
@@ -158,17 +171,47 @@ def _cut_grouped_transposed_outputs(layer: ConvTranspose, channels: list[int]) -
     layer.out_channels -= len(channels)
 
 
+def _cut_recurrent_inputs(layer: Recurrent, inputs: list[int]) -> None:
+    for key, reads in recurrent_reads(layer).items():
+        if key.startswith("weight_ih_l0"):
+            _replace(layer, key, 1, [i for i, column in enumerate(reads.tolist()) if column in set(inputs)])
+    layer.input_size -= len(inputs)
+
+
+def _cut_units(layer: Recurrent, channels: list[int]) -> None:
+    """Remove hidden units, the same of every layer and direction; a column goes where what it reads does."""
+    width, units = layer.hidden_size, {c % layer.hidden_size for c in channels}
+    first = layer.input_size
+    for key, reads in recurrent_reads(layer).items():
+        gone = [i for i, c in enumerate(reads.tolist()) if c >= first and (c - first) % width in units]
+        _replace(layer, key, 1, gone)
+    for key, parameter in list(layer.named_parameters(recurse=False)):
+        _replace(layer, key, 0, [row for row in range(len(parameter)) if row % width in units])
+    layer.hidden_size -= len(units)
+
+
+def _cut_rows(layer: Attention, rows: list[int]) -> None:
+    _replace(layer, "in_proj_weight", 0, rows)
+    if layer.in_proj_bias is not None:
+        _replace(layer, "in_proj_bias", 0, rows)
+
+
+def _replace(module: nn.Module, key: str, dim: int, gone: Iterable[int]) -> None:
+    """Put a parameter or buffer without some of its entries in its own place."""
+    tensor, left = getattr(module, key), set(gone)
+    kept = torch.tensor([i for i in range(tensor.shape[dim]) if i not in left], device=tensor.device)
+    with torch.no_grad():
+        smaller = tensor.index_select(dim, kept)
+    if isinstance(tensor, nn.Parameter):
+        # By assignment, since recurrent layers keep a list of theirs.
+        setattr(module, key, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+    else:
+        setattr(module, key, smaller)
+
+
 def _cut_loose(model: nn.Module, name: str, dim: int, channels: set[int]) -> None:
     owner, _, key = name.rpartition(".")
-    module = model.get_submodule(owner)
-    tensor = getattr(module, key)
-    kept = [i for i in range(tensor.shape[dim]) if i not in channels]
-    with torch.no_grad():
-        smaller = tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
-    if isinstance(tensor, nn.Parameter):
-        module.register_parameter(key, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
-    else:
-        module.register_buffer(key, smaller, persistent=key not in module._non_persistent_buffers_set)
+    _replace(model.get_submodule(owner), key, dim, channels)
 
 
 def _select(layer: Conv, kept_GI: list[Tensor]) -> Tensor:
@@ -237,9 +280,9 @@ def _renumbered(width: int, gone: set[int]) -> list[int]:
 
 
 def widths(dense: nn.Module, small: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return layer -> (outputs before, outputs after) of every conv and linear layer."""
-    after = dict(weighted_layers(small))
-    return {name: (out_width(layer), out_width(after[name])) for name, layer in weighted_layers(dense)}
+    """Return layer -> (outputs before, outputs after) of every layer that has nodes."""
+    after = dict(node_layers(small))
+    return {name: (out_width(layer), out_width(after[name])) for name, layer in node_layers(dense)}
 
 
 def weight_entries(model: nn.Module) -> int:

@@ -22,8 +22,8 @@ from structprune.layers import (
     conv_groups,
     in_width,
     is_depthwise,
+    node_layers,
     out_width,
-    weighted_layers,
 )
 from structprune.report import Protected
 
@@ -60,7 +60,7 @@ def channel_groups(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Chan
     traced = copy.deepcopy(model).requires_grad_(True)
     found = candidates(traced, inputs)
     modules = dict(traced.named_modules())
-    layers = dict(weighted_layers(traced))
+    layers = dict(node_layers(traced))
     outputs = {c.layer for candidate in found if candidate.is_output for c in candidate.producers}
     reasons = _reasons(found, modules, outputs)
     groups = tuple(_group(c, layers) for c in found if not c.is_output and c.name not in reasons)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from structprune.channels.labels import FIXED, Labels, Tag, along, collapsed, merged, support
+from structprune.layers import HEADS, WHOLE
 
 
 @dataclass(frozen=True)
@@ -330,9 +331,6 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int],
     return pairs
 
 
-# Attributes that count the heads of an attention, and those that hold the width of all of them.
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
-WHOLE = ("attn_dim", "all_head_size", "inner_dim")
 MOST_INPUTS = 4
 """Inputs that a trace runs on at most; heads may be laid out once for each."""
 

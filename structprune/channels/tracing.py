@@ -23,11 +23,12 @@ from structprune.errors import InputError
 from structprune.layers import (
     BatchNorm,
     ConvTranspose,
+    Recurrent,
     conv_groups,
     in_width,
     is_depthwise,
+    node_layers,
     out_width,
-    weighted_layers,
 )
 
 NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
@@ -88,6 +89,7 @@ class _Trace:
     pieces: list[list[Tensor]] = field(default_factory=list)
     sizings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+    muted: int = 0
     makers: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
 
@@ -177,6 +179,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        if self.trace.muted:
+            return out
         self.trace.record(func, args, kwargs or {}, out)
         return out
 
@@ -201,9 +205,9 @@ def candidates(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Candidate]:
             f"the network can't be traced with inputs of shape {[tuple(x.shape) for x in inputs]}: {reason}; "
             "give an example input that its forward pass accepts (--input-size)"
         ) from error
-    if any(name not in trace.reached for name, _ in weighted_layers(model)):
+    if any(name not in trace.reached for name, _ in node_layers(model)):
         _run_in_training(model, inputs, trace)
-    for name, _ in weighted_layers(model):
+    for name, _ in node_layers(model):
         if name not in trace.reached:
             trace.labels.pin(trace.written(name), "the traced pass does not reach it")
     return _read(trace, {name: number for number, (name, _) in enumerate(model.named_modules())})
@@ -238,9 +242,13 @@ def _followed(model: nn.Module, trace: _Trace) -> Iterator[None]:
 
             def enter(running: nn.Module, _: Any, name: str = name) -> None:
                 trace.running.append((name, running))
+                trace.muted += isinstance(running, Recurrent)
 
-            def leave(*_: Any) -> None:
+            def leave(running: nn.Module, args: Any, out: Any, name: str = name) -> None:
                 trace.running.pop()
+                trace.muted -= isinstance(running, Recurrent)
+                if isinstance(running, Recurrent) and out is not None and not running.proj_size:
+                    _pass_recurrent(trace, name, running, args, out)
 
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave, always_call=True).remove)
@@ -251,10 +259,13 @@ def _labelled(model: nn.Module) -> _Trace:
     """Give every side of every layer, and every other parameter, labels of its own."""
     trace = _Trace()
     seen: set[int] = set()
-    for name, layer in weighted_layers(model):
+    for name, layer in node_layers(model):
         written = trace.label("producers", name, out_width(layer))
         read = written if is_depthwise(layer) else trace.label("consumers", name, in_width(layer))
-        _tag_layer(trace, name, layer, written, read, seen)
+        if isinstance(layer, Recurrent):
+            _tie_units(trace, layer, written, read)
+        else:
+            _tag_layer(trace, name, layer, written, read, seen)
     for name, module in model.named_modules():
         if isinstance(module, NORMS):
             _tag_norm(trace, name, module, seen)
@@ -276,7 +287,7 @@ def _tag_layer(
         if id(x) in seen:
             continue
         seen.add(id(x))
-        if key != "weight":
+        if not key.endswith("weight"):
             trace.tags[x] = Tag((written,), weight=True)
             continue
         out, into = (1, 0) if isinstance(layer, ConvTranspose) else (0, 1)
@@ -284,6 +295,36 @@ def _tag_layer(
         factors = [along(x.dim(), out, written)] if plain or out == 0 else []
         factors += [along(x.dim(), into, read)] if plain else []
         trace.tags[x] = Tag(tuple(factors), weight=True, layer=name)
+
+
+def _tie_units(trace: _Trace, layer: Recurrent, written: Tensor, read: Tensor) -> None:
+    """All layers and directions of a recurrent layer are of one width: a unit leaves them all."""
+    rows = written.reshape(-1, layer.hidden_size)
+    trace.labels.tie(rows, rows[:1], "")
+    trace.labels.tie(read[layer.input_size :], written, "")
+
+
+def _pass_recurrent(trace: _Trace, name: str, layer: Recurrent, args: Sequence[Any], out: Any) -> None:
+    """What a recurrent layer does to labels, seen from outside."""
+    x, read, written = args[0], trace.read(name), trace.written(name)
+    tags = [trace.tag(t) for t in tree_leaves(args) if isinstance(t, Tensor)]
+    if not isinstance(x, Tensor) or any(arg is not None for arg in args[1:]):
+        reason = "its channels meet a recurrent layer with a first state or with sequences of several lengths"
+        trace.labels.pin([written, read, *(f for tag in tags for f in tag.factors)], reason)
+        return
+    factors, beside = trace.tag(x).factors, "its channels are read where none that could leave are"
+    wide = [f for f in factors if support(f) == {x.dim() - 1}]
+    trace.labels.pin(
+        [f for f in factors if support(f) != {x.dim() - 1}], "its channels are laid out over steps"
+    )
+    if wide:
+        trace.labels.tie(wide[0].flatten(), read[: layer.input_size], beside)
+    elif x.shape[-1] > 1:
+        trace.labels.pin(read[: layer.input_size], beside)
+    units = written[: layer.hidden_size]
+    for t in tree_leaves(out):
+        labels = units.repeat(t.shape[-1] // layer.hidden_size)
+        trace.tags[t] = Tag((along(t.dim(), t.dim() - 1, labels),), frozenset([name]))
 
 
 def _tag_norm(trace: _Trace, name: str, module: nn.Module, seen: set[int]) -> None:

@@ -94,7 +94,7 @@ def read_network(
         say(note)
     model = source.model.to(place).eval()
     generator = torch.Generator().manual_seed(seed)
-    example = (torch.randn((EXAMPLES, *size), generator=generator).to(place),)
+    example = (_example(source, size, generator).to(place),)
     _try(model, example, size)
     return Network(source, model, size, example, (*source.notes, *notes))
 
@@ -111,6 +111,12 @@ def _size(
         return (own[0], *images.shape[1:]), ()
     words = " x ".join(map(str, own))
     return own, (f"input size assumed {words}: the weights don't tell it, --input-size says otherwise",)
+
+
+def _example(source: Source, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if source.ids is None:
+        return torch.randn((EXAMPLES, *size), generator=generator)
+    return torch.randint(0, source.ids, (EXAMPLES, *size), generator=generator)
 
 
 def _try(model: nn.Module, example: tuple[Tensor, ...], size: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from structprune.criteria.coupled import mean_over_layers
 from structprune.errors import UsageError
 from structprune.gates import GatedModel
-from structprune.layers import ConvTranspose, conv_groups, weight_of
+from structprune.layers import Attention, ConvTranspose, Recurrent, conv_groups, weight_of
 from structprune.scores import Sampling, Scores, finished, per_channel
 
 
@@ -35,7 +35,18 @@ def filter_norm(gated: GatedModel, sampling: Sampling) -> Scores:
 
 
 def _filter_norms(layer: nn.Module) -> Tensor:
-    weight = weight_of(layer).detach()
+    if isinstance(layer, Recurrent):
+        return _unit_norms(layer)
+    weight = layer.in_proj_weight.detach() if isinstance(layer, Attention) else weight_of(layer).detach()
     if isinstance(layer, ConvTranspose):  # (I, O / G, k, k): each conv group has its own inputs
         weight = torch.unflatten(weight, 0, (conv_groups(layer), -1)).transpose(1, 2).flatten(0, 1)
     return per_channel(weight.abs())
+
+
+def _unit_norms(layer: Recurrent) -> Tensor:
+    """Mean |w| of all rows that write a hidden unit, for every layer and direction, end to end."""
+    weights = {name: p.detach().abs() for name, p in layer.named_parameters() if name.startswith("weight")}
+    read = [weights[name] for name in weights if name.startswith("weight_ih")]
+    kept = [weights[name] for name in weights if name.startswith("weight_hh")]
+    rows = [torch.cat(both, 1).mean(1) for both in zip(read, kept, strict=True)]
+    return torch.cat([row.reshape(-1, layer.hidden_size).mean(0) for row in rows])

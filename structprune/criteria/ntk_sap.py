@@ -15,7 +15,7 @@ from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import Statistics, evaluating, take_statistics
 from structprune.curvature import summed, times
 from structprune.gates import GatedModel, Gates
-from structprune.layers import BatchNorm, weighted_layers
+from structprune.redraw import normal, own_weights, redrawn
 from structprune.scores import MINI_BATCH, Batch, Sampling, Scores, finished, mini_batches_of
 
 Parameters = dict[str, Tensor]
@@ -56,7 +56,7 @@ def ntk_sap(
         for number, batch in enumerate(_draws(sampling)):
             # Every process draws all random numbers and works on its share of the draws.
             drawn = batch if real else _noise(batch, generator)
-            start = {} if keep else _redrawn(gated.model, generator)
+            start = {} if keep else redrawn(gated.model, generator)
             stepped = _stepped(gated.model, start, epsilon, generator)
             if number % sampling.crew.size == sampling.crew.rank:
                 for name, value in _draw(gated, sampling, gates, drawn, start, stepped).items():
@@ -122,37 +122,13 @@ def _noise(batch: Batch, generator: torch.Generator) -> Batch:
     return replace(batch, inputs=tuple(like(x) for x in batch.inputs))
 
 
-def _redrawn(model: nn.Module, generator: torch.Generator) -> Parameters:
-    """Kaiming-normal (fan-in, gain sqrt 2) conv and linear weights, batch norms at (1, 0), biases kept."""
-    drawn: Parameters = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, BatchNorm) and layer.affine:
-            drawn[f"{name}.weight"] = torch.ones_like(layer.weight)
-            drawn[f"{name}.bias"] = torch.zeros_like(layer.bias)
-    for name, weight in _own_weights(model):
-        fan_in = nn.init._calculate_correct_fan(weight, "fan_in")
-        drawn[name] = _normal(weight, (2.0 / fan_in) ** 0.5, generator)
-    return drawn
-
-
 def _stepped(model: nn.Module, start: Parameters, epsilon: float, generator: torch.Generator) -> Parameters:
     """The same parameters, with a normal step on every conv and linear weight."""
     stepped = dict(start)
-    for name, own in _own_weights(model):
+    for name, own in own_weights(model):
         weight = start.get(name, own.detach())
-        stepped[name] = weight + _normal(weight, epsilon, generator)
+        stepped[name] = weight + normal(weight, epsilon, generator)
     return stepped
-
-
-def _own_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Conv and linear weights that are parameters: one that two layers share once, a computed one never."""
-    names = {f"{name}.weight" for name, _ in weighted_layers(model)}
-    return ((name, parameter) for name, parameter in model.named_parameters() if name in names)
-
-
-def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    # Drawn on the CPU, so that every device gets the same numbers.
-    return (torch.randn(like.shape, generator=generator, dtype=like.dtype) * std).to(like.device)
 
 
 def _statistics(gated: GatedModel, sampling: Sampling, batch: Batch, start: Parameters) -> Statistics:

@@ -11,6 +11,9 @@ from torch import nn
 
 from structprune.errors import InputError, UsageError
 
+WORDS = 16
+"""Length of the texts that language models are tried on."""
+
 # transformers' heads in the order in which they are tried.
 HEADS = ("AutoModelForImageClassification", "AutoModelForSequenceClassification", "AutoModel")
 
@@ -76,8 +79,14 @@ def build_transformers(name: str, arguments: Mapping[str, Any], pretrained: bool
 
 
 def transformers_preprocessing(name: str) -> Mapping[str, Any]:
-    """Image size and channels of a model type's default configuration, and 0.5 for mean and std."""
+    """Image size and channels of a model type's default configuration, and 0.5 for mean and std.
+
+    A model type with a vocabulary and no channels reads ids of words.
+    """
     config = _need("transformers").AutoConfig.for_model(name)
+    vocabulary = getattr(config, "vocab_size", None)
+    if vocabulary and not hasattr(config, "num_channels"):
+        return {"input_shape": (WORDS,), "mean": (0.0,), "std": (1.0,), "assumed": True, "ids": vocabulary}
     channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", None)
     half = (0.5,) * channels
     shape = (channels, size or 224, size or 224)

@@ -34,6 +34,7 @@ class Source:
         pretrained: whether the weights came from the zoo.
         mean: the architecture's own normalisation, a number a channel, for images in [0, 1].
         std: likewise.
+        ids: how many different ids the network reads, or None where it reads numbers.
         notes: what a reader of the report should know.
     """
 
@@ -46,6 +47,7 @@ class Source:
     pretrained: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    ids: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -230,6 +232,7 @@ def _source(
         pretrained=pretrained,
         mean=wants.mean,
         std=wants.std,
+        ids=wants.ids,
         notes=notes,
     )
 
@@ -247,7 +250,16 @@ def _preprocessing(model: nn.Module, architecture: Architecture | None) -> Prepr
 
 
 def _guess(model: nn.Module) -> Preprocessing:
-    """The first layer with weights tells the channels; nothing tells the image size."""
+    """The first layer with weights tells the channels; nothing tells the image size.
+
+    A network may say for itself: by an attribute ``input_shape``, of one input without its batch dimension,
+    and ``input_ids``, how many different ids there are where it reads these.
+    """
+    own = getattr(model, "input_shape", None)
+    if isinstance(own, tuple) and own and all(isinstance(size, int) for size in own):
+        channels = own[0] if len(own) == 3 else 1
+        ids = getattr(model, "input_ids", None)
+        return Preprocessing(own, (0.0,) * channels, (1.0,) * channels, assumed=False, ids=ids)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             channels = module.in_channels

@@ -120,16 +120,28 @@ def check_widths(plan: PlanFile, dense: nn.Module) -> None:
         _check_gate(gate, kept, plan)
 
 
+WRITTEN = ("out_channels", "out_features", "hidden_size", "embed_dim")
+"""Attributes that say how many channels a layer writes."""
+
+
 def _check_gate(gate: str, kept: Kept, plan: PlanFile) -> None:
-    """A gate is named after a layer that writes its channels; what is kept of it is that layer's width."""
-    for what, count, widths in (
-        ("size", kept.size, plan.dense_widths),
-        ("kept", len(kept.indices), plan.widths),
-    ):
-        attributes = widths.get(gate, {})
-        width = attributes.get("out_channels", attributes.get("out_features"))
-        if width != count:
+    """A gate is named after a layer that writes its channels, whose width is what it keeps.
+
+    Where it has fewer channels than the layer, one of its own may be several of the layer's, as a head is,
+    or others of the layer's belong to other gates; then it is only held to have no more.
+    """
+    layer = gate.partition("[")[0]
+    before, after = (_written(widths.get(layer, {})) for widths in (plan.dense_widths, plan.widths))
+    if before is None or after is None:
+        raise InputError(f"{PLAN}: the gate {gate} is of no layer of the network")
+    whole = kept.size == before and layer == gate
+    for what, count, width in (("size", kept.size, before), ("kept", len(kept.indices), after)):
+        if count > width or (whole and count != width):
             raise InputError(f"{PLAN}: the {what} of gate {gate} is {count}, and the layer's width {width}")
+
+
+def _written(attributes: Mapping[str, Width]) -> int | None:
+    return next((width for name in WRITTEN if isinstance(width := attributes.get(name), int)), None)
 
 
 def _check_groups(layer: str, attributes: Mapping[str, Width]) -> None:

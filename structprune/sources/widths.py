@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from structprune.attention import fit_heads
+from structprune.layers import HEADS, WHOLE
+
 Width = int | tuple[int, ...]
 Widths = Mapping[str, Mapping[str, Width]]
 """Layer -> attribute -> number: ``{"conv1": {"in_channels": 3, "out_channels": 7, "groups": 1}}``."""
@@ -42,7 +45,11 @@ def widths_of(model: nn.Module) -> Widths:
 
 
 def _attributes(module: nn.Module) -> tuple[str, ...]:
-    return next((names for kind, names in ATTRIBUTES.items() if isinstance(module, kind)), ())
+    known = next((names for kind, names in ATTRIBUTES.items() if isinstance(module, kind)), None)
+    if known is not None:
+        return known
+    # Attentions of any library, by the names under which they keep what a cut changes.
+    return tuple(name for name in (*HEADS, *WHOLE) if type(getattr(module, name, None)) is int)
 
 
 def _width(value: Any) -> Width:
@@ -55,6 +62,7 @@ def set_widths(model: nn.Module, widths: Widths) -> None:
         module = model.get_submodule(layer)
         for attribute, width in attributes.items():
             setattr(module, attribute, width)
+    fit_heads(model)
 
 
 def shapes_implied(module: nn.Module, widths: Mapping[str, Any]) -> Mapping[str, Shape]:

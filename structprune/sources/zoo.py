@@ -34,12 +34,14 @@ class Preprocessing:
         mean: subtracted from each channel of an image in [0, 1].
         std: divided by, after that.
         assumed: whether the image size is a habit of the zoo rather than a need of the network.
+        ids: of a network that reads ids, of words say, how many there are; None where it reads numbers.
     """
 
     input_shape: tuple[int, ...] = (3, 224, 224)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     assumed: bool = True
+    ids: int | None = None
 
 
 @dataclass(frozen=True)

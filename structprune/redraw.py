@@ -1,0 +1,60 @@
+"""New weights for a network: Kaiming-normal convolutions and linear layers, as if it began again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from structprune.layers import BatchNorm, weighted_layers
+
+
+def redrawn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return Kaiming-normal (fan-in, gain sqrt 2) conv and linear weights, batch norms at (1, 0).
+
+    Args:
+        model: the network; it is left as it is.
+        generator: on the CPU, so that every device gets the same numbers.
+
+    Returns:
+        Parameter name -> values; biases and all else keep theirs and are not among them.
+    """
+    drawn: dict[str, Tensor] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, BatchNorm) and layer.affine:
+            drawn[f"{name}.weight"] = torch.ones_like(layer.weight)
+            drawn[f"{name}.bias"] = torch.zeros_like(layer.bias)
+    for name, weight in own_weights(model):
+        fan_in = nn.init._calculate_correct_fan(weight, "fan_in")
+        drawn[name] = normal(weight, (2.0 / fan_in) ** 0.5, generator)
+    return drawn
+
+
+def own_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield conv and linear weights that are parameters: a shared one once, a computed one never."""
+    names = {f"{name}.weight" for name, _ in weighted_layers(model)}
+    return ((name, parameter) for name, parameter in model.named_parameters() if name in names)
+
+
+def normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Draw normal numbers on the CPU, and give them a tensor's shape, type and device."""
+    return (torch.randn(like.shape, generator=generator, dtype=like.dtype) * std).to(like.device)
+
+
+def begun_again(model: nn.Module) -> nn.Module:
+    """Return a copy with redrawn weights, the same in every process; its outputs vary with its inputs.
+
+    Biases are small random numbers there: with those of a trained network whole layers may be silent.
+    """
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    drawn = redrawn(copied, generator)
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            if name in drawn:
+                parameter.copy_(drawn[name])
+            elif name.endswith("bias"):
+                parameter.copy_(normal(parameter, 0.1, generator))
+    return copied

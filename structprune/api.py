@@ -114,6 +114,8 @@ def compress(
     mini_batch: int | None = None,
     align: int = 1,
     floor: float = 0.02,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
     steps: int = 1,
     samples: int = DEFAULT_SAMPLES,
     draws: int = DEFAULT_DRAWS,
@@ -143,6 +145,8 @@ def compress(
         mini_batch: inputs whose derivatives are summed before ``abs`` and ``square`` are taken.
         align: widths become multiples of it, or stay.
         floor: the fraction of its width that every group keeps at least.
+        skip: patterns over layer names, ``"layer4.*"``: what these layers write stays.
+        only: patterns over layer names: nothing else is cut; none for all.
         steps: 1 for one shot, more to rescore in between.
         samples: random inputs to score on, where there are no data.
         draws: weight draws of NTK-SAP, at least.
@@ -189,6 +193,8 @@ def compress(
         finetune=finetune,
         export=export,
         measure=measure,
+        skip=tuple(skip),
+        only=tuple(only),
     )
     files = Path(mkdtemp(prefix="structprune-"))
     try:

@@ -15,6 +15,7 @@ from torch import nn
 
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups, channel_groups
+from structprune.channels.picking import picked
 from structprune.choose import choose
 from structprune.delivery import (
     Clock,
@@ -78,7 +79,8 @@ def _cut(run: Run) -> CutNetwork:
     model, example = request.model, request.example
     with clock.step("trace", "finding coupled channels"):
         few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
-        groups = trusted(model, channel_groups(model, example), few)
+        offered = picked(channel_groups(model, example), request.skip, request.only)
+        groups = trusted(model, offered, few)
     with clock.step("score"):
         plan, scores = choose(model, groups, request.samples, request.scoring, request.budget, run.say)
     with clock.step("cut", "cutting"):

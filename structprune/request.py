@@ -102,6 +102,8 @@ class Request:
         export: whether to write and prove an ONNX file.
         measure: whether to measure.
         notes: what a reader of the report must know.
+        skip: patterns over layer names: what these write stays.
+        only: patterns over layer names: nothing else is cut; none for all.
     """
 
     model: nn.Module
@@ -117,6 +119,8 @@ class Request:
     export: bool = True
     measure: bool = True
     notes: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

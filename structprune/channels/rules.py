@@ -168,6 +168,9 @@ def moved(tracer: Tracer, call: Call) -> Sequence[Tag]:
     """Where entries only move, labels move along: the operation is run on them."""
     x = call.tensors[0]
     tag = tracer.tag(x)
+    if x.numel() > LARGEST and tag.factors:
+        tracer.labels.pin(tag.factors, f"its channels are moved about by {call.name} in too large a tensor")
+        return _all(call, Tag((), tag.makers))
     results: list[list[Tensor]] = [[] for _ in call.outputs]
     for factor in tag.factors:
         laid = factor.expand(x.shape)
@@ -331,6 +334,9 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int],
     return pairs
 
 
+LARGEST = 1 << 26
+"""Entries of a tensor up to which its labels are laid out one by one, 512 MB of them."""
+
 MOST_INPUTS = 4
 """Inputs that a trace runs on at most; heads may be laid out once for each."""
 
@@ -350,7 +356,7 @@ def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequenc
         one = one.narrow(d, 0, 1)
     tracer.labels.tie(laid, one, "its channels are reshaped together with others that stay")
     for attribute, count in heads:
-        if _counts(one, chosen, count):
+        if chosen in counted and _counts(one, chosen, count):
             tracer.resize(name, attribute, _first(one, chosen, count))
     return one
 

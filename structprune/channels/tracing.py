@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,9 @@ from structprune.layers import (
     node_layers,
     out_width,
 )
+
+SECONDS = 60.0
+"""How long a pass may take; that of the largest networks takes some seconds."""
 
 NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
@@ -90,6 +94,8 @@ class _Trace:
     sizings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
     muted: int = 0
+    calls: int = 0
+    started: float = field(default_factory=time.perf_counter)
     makers: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
 
@@ -125,7 +131,17 @@ class _Trace:
         return made
 
     def record(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Give the results of a call their tags."""
+        """Give the results of a call their tags.
+
+        Raises:
+            InputError: the pass takes longer than any network's.
+        """
+        self.calls += 1
+        if time.perf_counter() - self.started > SECONDS:
+            raise InputError(
+                f"it is not done after {SECONDS:g} s and {self.calls:,} operations, "
+                f"in {self.running[-1][0] or 'its forward pass'}"
+            )
         outputs = tuple(x for x in tree_leaves(out) if isinstance(x, Tensor))
         call = Call(_name(operation), _bound(operation, args, kwargs), outputs)
         tags = [self.tag(x) for x in call.tensors]

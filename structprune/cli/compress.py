@@ -43,6 +43,8 @@ def compress(
     steps: Annotated[int, typer.Option(help="Cut in so many steps, rescoring in between.")] = 1,
     align: o.Align = 1,
     floor: o.Floor = 0.02,
+    skip: o.Skip = [],  # noqa: B006  typer copies it
+    only: o.Only = [],  # noqa: B006
     weights: Annotated[str | None, typer.Option(hidden=True)] = None,
     export: Annotated[bool, o.flag("--export/--no-export", help="Write and prove ONNX.")] = True,
     opset: o.Opset = None,

@@ -43,4 +43,6 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         export=asked["export"],
         measure=asked["measure"],
         notes=(*network.notes, *about_data),
+        skip=tuple(asked["skip"]),
+        only=tuple(asked["only"]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from structprune.cli import options as o
@@ -19,6 +20,8 @@ def inspect(
     input_size: o.InputSize = None,
     align: o.Align = 1,
     floor: o.Floor = 0.02,
+    skip: o.Skip = [],  # noqa: B006  typer copies it
+    only: o.Only = [],  # noqa: B006
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     json: o.Json = False,
@@ -29,20 +32,24 @@ def inspect(
     asked = dict(locals())
     check(asked)
     from structprune.budget import Budget, reachable
+    from structprune.channels.picking import picked
     from structprune.cli.gathering import groups_of, read
+    from structprune.cli.inspecting import estimates
 
     with shell.speaking(quiet) as say:
         found = read(asked, say)
         say("finding coupled channels")
-        groups = groups_of(found)
-    most = reachable(groups, Budget(0.0, "nodes", floor, align))
+        groups = picked(groups_of(found), skip, only)
+        most = reachable(groups, Budget(0.0, "nodes", floor, align))
+        say("estimating what is left")
+        sizes = estimates(found, groups, Budget(0.0, "nodes", floor, align), most)
     if json:
-        shell.print_json(_document(found, groups, most))
+        shell.print_json(_document(found, groups, most, sizes))
     else:
-        _show(found, groups, most)
+        _show(found, groups, most, sizes)
 
 
-def _document(found: Any, groups: Any, most: float) -> dict[str, Any]:
+def _document(found: Any, groups: Any, most: float, sizes: Any) -> dict[str, Any]:
     return {
         "schema": 1,
         "model": found.source.name,
@@ -62,11 +69,12 @@ def _document(found: Any, groups: Any, most: float) -> dict[str, Any]:
         ],
         "protected": [{"layer": row.layer, "reason": row.reason} for row in groups.protected],
         "outputs": list(groups.outputs),
+        "estimates": [asdict(size) for size in sizes],
         "notes": list(found.notes),
     }
 
 
-def _show(found: Any, groups: Any, most: float) -> None:
+def _show(found: Any, groups: Any, most: float, sizes: Any) -> None:
     from structprune.render import Table
 
     rows = tuple(
@@ -84,6 +92,17 @@ def _show(found: Any, groups: Any, most: float) -> None:
     shell.print_table(Table(f"{found.source.name}: {len(rows)} groups of coupled channels", head, rows))
     protected = tuple((row.layer, row.reason) for row in groups.protected)
     shell.print_table(Table("Not cut", ("layer", "reason"), protected))
+    estimated = tuple(
+        (
+            f"{size.nodes:.3f}",
+            f"{size.parameters:,}",
+            "" if size.flops is None else f"{size.flops:,}",
+            f"{size.disk / 1e6:.2f}",
+        )
+        for size in sizes
+    )
+    units = ("--nodes", "parameters", "multiply-adds", "MB on disk")
+    shell.print_table(Table("What would be left, the same share of every group", units, estimated))
     shell.print_line(f"{groups.nodes:,} nodes; --nodes 0 to {int(most * 1000) / 1000:.3f} can be reached.")
     for note in found.notes:
         shell.print_line(f"Note: {note}.")

@@ -93,6 +93,14 @@ BatchNorm = Annotated[
 ]
 Floor = Annotated[float, typer.Option(help="The fraction of its width that every group keeps at least.")]
 Align = Annotated[int, typer.Option(help="Widths become multiples of it, or stay.")]
+Skip = Annotated[
+    list[str],
+    typer.Option(metavar="PATTERN", help="Leave layers whole, 'layer4.*' say; may be repeated."),
+]
+Only = Annotated[
+    list[str],
+    typer.Option(metavar="PATTERN", help="Cut only what these layers write; may be repeated."),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")]
 Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]
 Exporter = Annotated[str, typer.Option(help="ONNX exporter: auto, dynamo or legacy.")]

@@ -78,7 +78,14 @@ def _own_preprocessing(name: str) -> Preprocessing:
 def _torchvision_names() -> list[str]:
     from torchvision import models
 
-    names: list[str] = models.list_models(module=models)
+    names: list[str] = models.list_models(module=models) + _segmentation_names()
+    return names
+
+
+def _segmentation_names() -> list[str]:
+    from torchvision import models
+
+    names: list[str] = models.list_models(module=models.segmentation)
     return names
 
 
@@ -86,7 +93,9 @@ def _build_torchvision(name: str, arguments: Mapping[str, Any], pretrained: bool
     from torchvision import models
 
     # Said, it warns no more of its coming default; True would draw from SciPy for minutes.
-    quiet = {"init_weights": False} if name in AUXILIARY and not pretrained else {}
+    quiet: dict[str, Any] = {"init_weights": False} if name in AUXILIARY and not pretrained else {}
+    if name in _segmentation_names() and not pretrained:
+        quiet = {"weights_backbone": None}  # else torchvision fetches those
     try:
         model: nn.Module = models.get_model(
             name, weights="DEFAULT" if pretrained else None, **{**quiet, **arguments}
@@ -100,7 +109,7 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
     from torchvision import models
 
     transforms = models.get_model_weights(name).DEFAULT.transforms()
-    size = transforms.crop_size[0]
+    size = getattr(transforms, "crop_size", transforms.resize_size)[0]
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     return Preprocessing((3, size, size), mean, std, assumed=name not in FIXED_SIZE)
 

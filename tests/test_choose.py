@@ -474,7 +474,7 @@ def is_power_of_two(n: int) -> bool:
 
 
 def test_the_chunk_is_a_power_of_two_and_grows_as_networks_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "_BYTES_PER_PASS", 12 * 1000)
+    monkeypatch.setattr(choosing, "_BYTES_PER_PASS", 15 * 1000)
     widths_of_inputs = (1000, 300, 100, 30, 1)
     chunks = []
     for width in widths_of_inputs:

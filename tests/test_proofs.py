@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from structprune import proofs
 from structprune.budget import Budget, Plan
@@ -212,10 +212,22 @@ def test_a_fault_fails_where_outputs_collapse_too(collapsed: Cut) -> None:
     assert "batch-norm statistics of the inputs" in proof.how
 
 
-def test_a_network_with_a_constant_output_proves_nothing() -> None:
+def test_a_head_of_zeros_is_proven_with_redrawn_weights() -> None:
+    """As torchvision's ViT begins: its outputs say nothing, those of the same cut on other weights do."""
     model = TinyMLP()
     nn.init.zeros_(model.head.weight)
     proof = Cut(model, (example(TinyMLP, 8),)).proof()
+    assert proof.passed
+    assert "weights redrawn" in proof.how
+
+
+class Constant(TinyMLP):
+    def forward(self, x_N5: Tensor) -> Tensor:
+        return super().forward(x_N5) * 0 + 1
+
+
+def test_a_network_with_a_constant_output_proves_nothing() -> None:
+    proof = Cut(Constant(), (example(TinyMLP, 8),)).proof()
     assert (proof.error, proof.passed) == (0.0, False)
     with pytest.raises(ProofFailedError, match="too little to compare"):
         require([proof])

@@ -95,7 +95,30 @@ def test_the_precision_is_that_of_the_example() -> None:
     assert together(samples.batches).dtype == torch.float64
 
 
-@pytest.mark.parametrize("answer", [lambda y: {"out": y}, lambda y: (y, y), lambda y: y[:, 0]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda y: {"out": y},
+        lambda y: {"hidden": y * 0, "logits": y},
+        lambda y: (y, y * 0),
+        lambda y: [None, y],
+    ],
+)
+def test_of_several_outputs_the_class_scores_are_found(answer: Any) -> None:
+    inner = TinyConvBN().eval()
+
+    class Answers(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return answer(inner(x))
+
+    samples = random_samples(Answers(), (example(TinyConvBN),), 4)
+    (batch,) = samples.batches
+    found = samples.forward(Answers(), batch.inputs)
+    assert torch.equal(found, inner(*batch.inputs))
+    assert samples.loss(found, batch.target).dim() == 0
+
+
+@pytest.mark.parametrize("answer", [lambda y: [{"boxes": y}], lambda y: {"count": 3}, lambda y: y[:, 0]])
 def test_an_output_without_a_known_loss_is_refused(answer: Any) -> None:
     class Answers(nn.Module):
         def __init__(self) -> None:

@@ -160,24 +160,34 @@ def test_bisection_finds_every_culprit_and_nothing_else(
     assert len(trials) <= 2 + len(culprits) * (4 + 2)
 
 
-def test_of_like_blocks_one_culprit_is_searched_for_and_the_others_are_asked(
-    trials: list[ChannelGroups],
-) -> None:
-    def run(s: Any, x: Tensor) -> Tensor:
-        for block in s.blocks:
-            x = torch.relu(block(x))
-            x = x * 6 / x.shape[1] if block is not s.blocks[2] else x
-        out: Tensor = s.head(x)
+class Block(nn.Module):
+    """A residual block whose hidden values depend on their width, or don't."""
+
+    def __init__(self, averaged: bool) -> None:
+        super().__init__()
+        self.averaged, self.up, self.down = averaged, nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.up(x))
+        out: Tensor = x + self.down(y / y.shape[1] if self.averaged else y)
         return out
 
-    def build() -> Wired:
-        blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(6))
-        return Wired(run, blocks=blocks, head=nn.Linear(6, 3))
 
-    model, groups, inputs = offered(Layout(build, (6,)))
+def test_blocks_are_tried_by_themselves(trials: list[ChannelGroups]) -> None:
+    def build() -> Wired:
+        blocks = nn.Sequential(*(Block(averaged=i != 2) for i in range(6)))
+        return Wired(
+            lambda s, x: s.head(s.blocks(s.stem(x))),
+            stem=nn.Linear(5, 6),
+            blocks=blocks,
+            head=nn.Linear(6, 3),
+        )
+
+    model, groups, inputs = offered(Layout(build, (5,)))
     left = trusted(model, groups, inputs)
-    assert [g.name for g in left] == ["blocks.2"]
-    assert len(trials) <= 2 + 3 + 5 + 1  # all, none, the search, the others, what is left
+    assert [g.name for g in left] == ["stem", "blocks.2.up"]
+    # All, none, each block by itself, and what is left; the residual stream has no smaller home.
+    assert [len(tried) for tried in trials] == [7, 7, *[1] * 6, 2]
 
 
 def noisy(y: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from structprune import pipeline
 from structprune.budget import Budget, Plan
 from structprune.channels import channel_groups
+from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
@@ -116,6 +117,7 @@ def compress(
     floor: float = 0.02,
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
+    cut_padded: bool = False,
     steps: int = 1,
     samples: int = DEFAULT_SAMPLES,
     draws: int = DEFAULT_DRAWS,
@@ -147,6 +149,7 @@ def compress(
         floor: the fraction of its width that every group keeps at least.
         skip: patterns over layer names, ``"layer4.*"``: what these layers write stays.
         only: patterns over layer names: nothing else is cut; none for all.
+        cut_padded: cut channels along that a shortcut without parameters pads with zeros.
         steps: 1 for one shot, more to rescore in between.
         samples: random inputs to score on, where there are no data.
         draws: weight draws of NTK-SAP, at least.
@@ -193,8 +196,7 @@ def compress(
         finetune=finetune,
         export=export,
         measure=measure,
-        skip=tuple(skip),
-        only=tuple(only),
+        scope=Scope(tuple(skip), tuple(only), cut_padded),
     )
     files = Path(mkdtemp(prefix="structprune-"))
     try:

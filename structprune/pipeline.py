@@ -79,7 +79,8 @@ def _cut(run: Run) -> CutNetwork:
     model, example = request.model, request.example
     with clock.step("trace", "finding coupled channels"):
         few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
-        offered = picked(channel_groups(model, example), request.skip, request.only)
+        scope = request.scope
+        offered = picked(channel_groups(model, example, scope.cut_padded), scope.skip, scope.only)
         groups = trusted(model, offered, few)
     with clock.step("score"):
         plan, scores = choose(model, groups, request.samples, request.scoring, request.budget, run.say)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups
+from structprune.channels.picking import Scope
 from structprune.choose import Scoring
 from structprune.report import Measurement, Proof, Report
 from structprune.samples import Samples
@@ -102,8 +103,7 @@ class Request:
         export: whether to write and prove an ONNX file.
         measure: whether to measure.
         notes: what a reader of the report must know.
-        skip: patterns over layer names: what these write stays.
-        only: patterns over layer names: nothing else is cut; none for all.
+        scope: what of the network may be cut.
     """
 
     model: nn.Module
@@ -119,8 +119,7 @@ class Request:
     export: bool = True
     measure: bool = True
     notes: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
+    scope: Scope = field(default_factory=Scope)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ __all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "Loose", "Sizing", "chan
 Layers = Mapping[str, nn.Module]
 
 
-def channel_groups(model: nn.Module, example: Tensor | Sequence[Tensor]) -> ChannelGroups:
+def channel_groups(
+    model: nn.Module, example: Tensor | Sequence[Tensor], cut_padded: bool = False
+) -> ChannelGroups:
     """Find the groups of channels that can be cut, by tracing one pass over an example.
 
     The model is not touched; the trace runs on a copy.
@@ -40,6 +42,8 @@ def channel_groups(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Chan
     Args:
         model: the network.
         example: one input with its batch dimension, (N, C, H, W) for an image network, or several.
+        cut_padded: offer channels that are padded with zeros, as in a ResNet's shortcuts without parameters;
+            those that meet the zeros stay.
 
     Returns:
         The groups, the protected layers with reasons, and the layers that have nodes.
@@ -58,7 +62,7 @@ def channel_groups(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Chan
     """
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     traced = copy.deepcopy(model).requires_grad_(True)
-    found = candidates(traced, inputs)
+    found = candidates(traced, inputs, cut_padded)
     modules = dict(traced.named_modules())
     layers = dict(node_layers(traced))
     outputs = {c.layer for candidate in found if candidate.is_output for c in candidate.producers}

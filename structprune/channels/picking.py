@@ -1,12 +1,28 @@
-"""Groups that a user leaves out, or asks for alone, by patterns over layer names."""
+"""What of a network a user lets be cut."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups
 from structprune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What may be cut.
+
+    Attributes:
+        skip: patterns over layer names: what these write stays.
+        only: patterns over layer names: nothing else is cut; none for all.
+        cut_padded: cut channels along that a shortcut without parameters pads with zeros.
+    """
+
+    skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    cut_padded: bool = False
 
 
 def picked(groups: ChannelGroups, skip: Sequence[str] = (), only: Sequence[str] = ()) -> ChannelGroups:

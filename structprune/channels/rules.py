@@ -49,6 +49,7 @@ class Tracer(Protocol):
     """What rules may ask of the trace."""
 
     labels: Labels
+    cut_padded: bool
 
     def tag(self, tensor: Tensor) -> Tag:
         """Return what is known of a tensor."""
@@ -153,10 +154,12 @@ def padding(tracer: Tracer, call: Call) -> Sequence[Tag]:
     factors = []
     for factor in tag.factors:
         if support(factor) & dims:
-            reason = "its channels are padded with zeros, as in a shortcut without parameters"
-            tracer.labels.pin(factor, reason)
-            # What meets the zeros is held by the same reason.
-            factor = functional.pad(factor.expand(x.shape), pad, value=int(factor.flatten()[0]))
+            held = FIXED
+            if not tracer.cut_padded:
+                reason = "its channels are padded with zeros, as in a shortcut without parameters"
+                tracer.labels.pin(factor, reason)
+                held = int(factor.flatten()[0])  # what meets the zeros stays for the same reason
+            factor = functional.pad(factor.expand(x.shape), pad, value=held)
         factors.append(collapsed(factor))
     return [replace(tag, factors=tuple(factors))]
 

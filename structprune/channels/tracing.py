@@ -93,6 +93,7 @@ class _Trace:
     pieces: list[list[Tensor]] = field(default_factory=list)
     sizings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+    cut_padded: bool = False
     muted: int = 0
     calls: int = 0
     started: float = field(default_factory=time.perf_counter)
@@ -201,17 +202,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def candidates(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Candidate]:
+def candidates(model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool) -> list[Candidate]:
     """Run a network once and read off every group of coupled channels.
 
     Args:
         model: a copy that may be run in any mode.
         inputs: positional inputs.
+        cut_padded: let channels leave that are padded with zeros.
 
     Raises:
         InputError: the network can't be run.
     """
     trace = _labelled(model)
+    trace.cut_padded = cut_padded
     model.eval()
     try:
         _run(model, inputs, trace)

@@ -25,6 +25,7 @@ def compress(
     trust_pickle: o.TrustPickle = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
+    input: o.Input = None,
     data: o.Data = None,
     test_data: o.TestData = None,
     mean: o.Mean = None,
@@ -45,6 +46,7 @@ def compress(
     floor: o.Floor = 0.02,
     skip: o.Skip = [],  # noqa: B006  typer copies it
     only: o.Only = [],  # noqa: B006
+    cut_padded: o.CutPadded = False,
     weights: Annotated[str | None, typer.Option(hidden=True)] = None,
     export: Annotated[bool, o.flag("--export/--no-export", help="Write and prove ONNX.")] = True,
     opset: o.Opset = None,

@@ -8,7 +8,7 @@ from structprune import pipeline
 from structprune.budget import Budget
 from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
-from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, stem
+from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
 from structprune.cli.tools import toolbox
 from structprune.report import Report
 from structprune.request import Request
@@ -43,6 +43,5 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         export=asked["export"],
         measure=asked["measure"],
         notes=(*network.notes, *about_data),
-        skip=tuple(asked["skip"]),
-        only=tuple(asked["only"]),
+        scope=scope_of(asked),
     )

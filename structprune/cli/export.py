@@ -24,6 +24,7 @@ def export(
     trust_pickle: o.TrustPickle = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
+    input: o.Input = None,
     opset: o.Opset = None,
     exporter: o.Exporter = "auto",
     rtol: o.Rtol = 1e-4,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from structprune.channels import ChannelGroups, channel_groups
+from structprune.channels.picking import Scope, picked
 from structprune.choose import Scoring, is_trained
 from structprune.cli import inputs
 from structprune.environment import device_named
@@ -17,6 +18,7 @@ from structprune.trial import trusted
 
 Say = Callable[[str], None]
 Asked = Mapping[str, Any]
+NO_LIMITS = Scope()
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,19 @@ def gather(asked: Asked, say: Say) -> Gathered:
 def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Network:
     """Read the network that the options name."""
     names = ("arch", "pretrained", "trust_pickle", "classes", "input_size", "device", "seed")
-    return inputs.read_network(asked["network"], **_chosen(asked, names), images=images, say=say)
+    chosen = _chosen(asked, names)
+    return inputs.read_network(asked["network"], **chosen, given=asked.get("input"), images=images, say=say)
 
 
-def groups_of(network: inputs.Network) -> ChannelGroups:
+def groups_of(network: inputs.Network, scope: Scope = NO_LIMITS) -> ChannelGroups:
     """Find the channels that leave together, as ``compress`` does: those that a trial cut bears out."""
-    return trusted(network.model, channel_groups(network.model, network.example), network.example)
+    offered = channel_groups(network.model, network.example, scope.cut_padded)
+    return trusted(network.model, picked(offered, scope.skip, scope.only), network.example)
+
+
+def scope_of(asked: Asked) -> Scope:
+    """Return what the options let be cut."""
+    return Scope(tuple(asked["skip"]), tuple(asked["only"]), asked["cut_padded"])
 
 
 def check_early(asked: Asked) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -81,6 +84,7 @@ def read_network(
     input_size: tuple[int, int, int] | None,
     device: str,
     seed: int,
+    given: Path | None = None,
     images: ImageSet | None = None,
     say: Say = lambda _: None,
 ) -> Network:
@@ -94,9 +98,33 @@ def read_network(
         say(note)
     model = source.model.to(place).eval()
     generator = torch.Generator().manual_seed(seed)
-    example = (_example(source, size, generator).to(place),)
+    drawn = (_example(source, size, generator),) if given is None else read_inputs(given)
+    example = tuple(x.to(place) for x in drawn)
+    if given is not None:
+        size, notes = tuple(example[0].shape[1:]), ()
     _try(model, example, size)
     return Network(source, model, size, example, (*source.notes, *notes))
+
+
+def read_inputs(path: Path) -> tuple[Tensor, ...]:
+    """Read example inputs: the array of an ``.npy``, or those of an ``.npz`` in their order.
+
+    Raises:
+        InputError: it is no such file, or the arrays are no inputs of one batch.
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = [content] if isinstance(content, np.ndarray) else [content[name] for name in content.files]
+        tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path.name} can't be read as inputs: {error}; give an .npy array or an .npz of them"
+        ) from error
+    lengths = {len(x) if x.dim() else 0 for x in tensors}
+    if len(lengths) != 1 or min(lengths) < 2:
+        shapes = [tuple(x.shape) for x in tensors]
+        raise InputError(f"{path.name} holds arrays of shapes {shapes}; expected 2 inputs or more in each")
+    return tuple(x.float() if x.dtype == torch.float64 else x for x in tensors)
 
 
 def _size(

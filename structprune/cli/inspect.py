@@ -18,10 +18,12 @@ def inspect(
     trust_pickle: o.TrustPickle = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
+    input: o.Input = None,
     align: o.Align = 1,
     floor: o.Floor = 0.02,
     skip: o.Skip = [],  # noqa: B006  typer copies it
     only: o.Only = [],  # noqa: B006
+    cut_padded: o.CutPadded = False,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     json: o.Json = False,
@@ -32,14 +34,13 @@ def inspect(
     asked = dict(locals())
     check(asked)
     from structprune.budget import Budget, reachable
-    from structprune.channels.picking import picked
-    from structprune.cli.gathering import groups_of, read
+    from structprune.cli.gathering import groups_of, read, scope_of
     from structprune.cli.inspecting import estimates
 
     with shell.speaking(quiet) as say:
         found = read(asked, say)
         say("finding coupled channels")
-        groups = picked(groups_of(found), skip, only)
+        groups = groups_of(found, scope_of(asked))
         most = reachable(groups, Budget(0.0, "nodes", floor, align))
         say("estimating what is left")
         sizes = estimates(found, groups, Budget(0.0, "nodes", floor, align), most)

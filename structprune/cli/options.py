@@ -34,6 +34,14 @@ InputSize = Annotated[
         metavar="C H W", help="Size of one input. Default: the data's, else the architecture's own."
     ),
 ]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        metavar="FILE",
+        help="Example inputs with their batch dimension: an .npy array, or an .npz of one for each argument.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:0.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Json = Annotated[bool, flag("--json", help="Print one JSON document on stdout.")]
@@ -100,6 +108,10 @@ Skip = Annotated[
 Only = Annotated[
     list[str],
     typer.Option(metavar="PATTERN", help="Cut only what these layers write; may be repeated."),
+]
+CutPadded = Annotated[
+    bool,
+    flag("--cut-padded", help="Cut along what a shortcut without parameters pads with zeros."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")]
 Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]

@@ -25,6 +25,7 @@ def score(
     trust_pickle: o.TrustPickle = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
+    input: o.Input = None,
     data: o.Data = None,
     mean: o.Mean = None,
     std: o.Std = None,

@@ -190,6 +190,15 @@ def test_every_kind_of_criterion_scores_them(name: str, criterion: str) -> None:
     assert gap(model, shrink(model, groups, plan), groups, plan, x) < 1e-9
 
 
+@pytest.mark.parametrize("inputs", [1, 2, 3, 9])
+@pytest.mark.parametrize("name", ["attention", "packed heads", "separate heads"])
+def test_heads_are_found_on_any_number_of_inputs(name: str, inputs: int) -> None:
+    model = NETWORKS[name]()
+    expected = channel_groups(model, torch.randn(2, 5, 3))
+    assert any(group.sizes for group in expected)
+    assert channel_groups(model, torch.randn(inputs, 5, 3)) == expected
+
+
 def test_nodes_are_hidden_units_times_layers_and_directions() -> None:
     model, _, groups = built("two layers, both directions")
     assert groups.widths["rnn"] == 8 * 2 * 2

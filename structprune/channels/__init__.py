@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
+from structprune.channels.rules import MOST_INPUTS
 from structprune.channels.tracing import Candidate, candidates
 from structprune.layers import (
     BatchNorm,
@@ -60,7 +61,8 @@ def channel_groups(
         >>> groups.nodes, groups.outputs
         (8, ('3',))
     """
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    given = (example,) if isinstance(example, Tensor) else tuple(example)
+    inputs = tuple(x[:MOST_INPUTS] if x.dim() else x for x in given)
     traced = copy.deepcopy(model).requires_grad_(True)
     found = candidates(traced, inputs, cut_padded)
     modules = dict(traced.named_modules())

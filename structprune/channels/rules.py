@@ -179,7 +179,9 @@ def moved(tracer: Tracer, call: Call) -> Sequence[Tag]:
         laid = factor.expand(x.shape)
         for own, piece in zip(results, _run(call, x, laid), strict=True):
             own.append(collapsed(piece))
-    return [replace(tag, factors=tuple(own)) for own in results]
+    # A convolution goes by its layer and not by these labels, so its weight must be the layer's as it is.
+    layer = tag.layer if x.dim() == 2 else None
+    return [replace(tag, factors=tuple(own), layer=layer) for own in results]
 
 
 def _run(call: Call, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
@@ -197,7 +199,8 @@ def strided(tracer: Tracer, call: Call) -> Sequence[Tag]:
     for factor in tag.factors:
         laid = torch.empty_strided(x.shape, x.stride(), dtype=torch.int64)
         laid.copy_(factor.expand(x.shape))
-        offset = (call["storage_offset"] or 0) - x.storage_offset() if call["storage_offset"] else 0
+        offset = call["storage_offset"]
+        offset = 0 if offset is None else offset - x.storage_offset()
         factors.append(collapsed(laid.as_strided(call["size"], call["stride"], offset)))
     return [replace(tag, factors=tuple(factors))]
 
@@ -308,7 +311,7 @@ def _reshaped(tracer: Tracer, factor: Tensor, before: list[int], after: list[int
         varied = [d for d in new if d in support(laid)]
         if len(varied) > 1:
             laid = _one_way(tracer, laid, varied, after)
-        elif len(varied) == 1 and len(own) > len(new):
+        elif varied == [laid.dim() - 1] and len(own) > len(new):
             _note_whole(tracer, laid, varied[0])
     return laid
 
@@ -341,7 +344,7 @@ LARGEST = 1 << 26
 """Entries of a tensor up to which its labels are laid out one by one, 512 MB of them."""
 
 MOST_INPUTS = 4
-"""Inputs that a trace runs on at most; heads may be laid out once for each."""
+"""Inputs that a trace runs on; heads may be laid out once for each."""
 
 
 def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequence[int]) -> Tensor:
@@ -389,17 +392,23 @@ def _first(one: Tensor, dim: int, count: int) -> Tensor:
 # ---- products
 
 
+FACTORS: Mapping[str, tuple[str, str]] = {
+    "mm": ("self", "mat2"),
+    "bmm": ("self", "mat2"),
+    "mv": ("self", "vec"),
+    "dot": ("self", "tensor"),
+    "addmm": ("mat1", "mat2"),
+    "baddbmm": ("batch1", "batch2"),
+    "addmv": ("mat", "vec"),
+}
+"""Product -> its two factors, by their names in the operation's schema."""
+
+
 def product(tracer: Tracer, call: Call) -> Sequence[Tag]:
     """Matrix products: what is summed over leaves together."""
-    names = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "addmv": ("mat", "vec")}
-    first, second = names.get(call.name, ("self", "mat2" if call.name in ("mm", "bmm") else "other"))
-    if call.name == "mv":
-        second = "vec"
-    if call.name == "dot":
-        second = "tensor"
-    a, b = call[first], call[second]
-    tag = _multiplied(tracer, call, a, b)
-    if call.name in ("addmm", "baddbmm", "addmv"):
+    first, second = FACTORS[call.name]
+    tag = _multiplied(tracer, call, call[first], call[second])
+    if first != "self":  # something is added to the product
         operands = [(tag, call.outputs[0].shape), (tracer.tag(call["self"]), call["self"].shape)]
         made = merged(tracer.labels, call.outputs[0].shape, operands, "its channels meet a bias that stays")
         tag = replace(tag, factors=made.factors)
@@ -579,7 +588,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("split", "split_with_sizes", "unbind", "chunk"), split),
     **dict.fromkeys(("cat", "stack"), joined),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), viewed),
-    **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"), product),
+    **dict.fromkeys(FACTORS, product),
     "convolution": convolution,
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     "native_layer_norm": layer_norm,

@@ -1,7 +1,7 @@
 """nn.MultiheadAttention with fewer heads than its width has room for.
 
-torch computes a head's width from the embedding's. Once heads are gone that is wrong, so the module gets a
-class that goes by its own ``head_dim``.
+torch computes a head's width from the embedding's, and holds its inputs against that. Once heads or inputs
+are gone that is wrong, so the module gets a class that goes by its own ``head_dim`` and weights.
 """
 
 from __future__ import annotations
@@ -73,9 +73,14 @@ class FewerHeads(nn.MultiheadAttention):
 
 
 def fit_heads(model: nn.Module) -> nn.Module:
-    """Give every attention that lost heads the class that can do with fewer; return the same network."""
+    """Give every attention that lost heads or inputs the class that can do with fewer; return the network."""
     for module in model.modules():
-        if type(module) is nn.MultiheadAttention and module.num_heads * module.head_dim != module.embed_dim:
+        if type(module) is nn.MultiheadAttention and _is_cut(module):
             module.__class__ = FewerHeads
             module._qkv_same_embed_dim = False  # keeps torch's fused kernels away, which don't know of it
     return model
+
+
+def _is_cut(module: nn.MultiheadAttention) -> bool:
+    read = module.embed_dim if module.in_proj_weight is None else module.in_proj_weight.shape[1]
+    return {module.num_heads * module.head_dim, int(read)} != {module.embed_dim}

@@ -277,17 +277,25 @@ def _scaled_inputs(model: nn.Module, scales: Mapping[str, Tensor]) -> Iterator[N
     handles = []
     try:
         for name, scale in scales.items():
-            handles.append(modules[name].register_forward_pre_hook(_multiply(scale)))
+            handles.append(modules[name].register_forward_pre_hook(_multiply(scale), with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _multiply(scale: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+def _multiply(scale: Tensor) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
     # Asked once and not in every derivative: on a GPU the answer has to be waited for.
     is_open = bool((scale == 1).all())
-    return lambda _, inputs: (_gated(inputs[0], scale, is_open), *inputs[1:])
+
+    def multiply(
+        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (_gated(args[0], scale, is_open), *args[1:]), kwargs
+        return (), {**kwargs, "input": _gated(kwargs["input"], scale, is_open)}
+
+    return multiply
 
 
 def _gated(x: Tensor, scale: Tensor, is_open: bool) -> Tensor:
@@ -316,14 +324,15 @@ def input_sizes(model: nn.Module, forward: Callable[[], object]) -> dict[str, in
     """Run a forward pass and return layer -> bytes of its input, for every conv and linear layer."""
     sizes: dict[str, int] = {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            sizes[name] = sizes.get(name, 0) + inputs[0].nbytes
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else kwargs["input"]
+            sizes[name] = sizes.get(name, 0) + x.nbytes
 
         return hook
 
     layers = [(name, layer) for name, layer in weighted_layers(model) if not is_depthwise(layer)]
-    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
+    handles = [layer.register_forward_pre_hook(note(name), with_kwargs=True) for name, layer in layers]
     try:
         forward()
     finally:

@@ -88,14 +88,18 @@ def gap(a: Any, b: Any) -> Gap:
     shapes_a, shapes_b = ([tuple(x.shape) for x in leaves] for leaves in (leaves_a, leaves_b))
     if tree_a != tree_b or shapes_a != shapes_b:
         raise InputError(f"outputs of shapes {shapes_a} and {shapes_b} can't be compared")
-    if any(x.dim() == 0 for x in leaves_b):
-        raise InputError("the network puts out a number for a whole batch, which can't be compared by input")
-    gaps = [_gap(x.double(), y.double()) for x, y in zip(leaves_a, leaves_b, strict=True)]
+    gaps = [_gap(_real(x), _real(y)) for x, y in zip(leaves_a, leaves_b, strict=True) if y.numel()]
+    # Beside outputs that vary, a constant one, a temperature say, is held to its error alone.
+    varied = [g for g in gaps if g.counts] or gaps
     return Gap(
         error=max((g.error for g in gaps), default=0.0),
-        error_of_spread=max((g.error_of_spread for g in gaps), default=0.0),
-        spread=min((g.spread for g in gaps), default=0.0),
+        error_of_spread=max((g.error_of_spread for g in varied), default=0.0),
+        spread=min((g.spread for g in varied), default=0.0),
     )
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()).double() if x.is_complex() else x.double()
 
 
 def _tensors(output: Any) -> tuple[list[Tensor], list[Any]]:
@@ -108,7 +112,9 @@ def _tensors(output: Any) -> tuple[list[Tensor], list[Any]]:
 def _gap(a: Tensor, b: Tensor) -> Gap:
     apart = float((a - b).abs().max())
     largest = float(b.abs().max())
-    spread = float(b.std(dim=0).mean())
+    # Over the inputs, which a recurrent layer's last state has in its second dimension.
+    over = next((d for d, size in enumerate(b.shape) if size > 1), None)
+    spread = 0.0 if over is None else float(b.std(dim=over).mean())
     if not all(map(torch.isfinite, (torch.tensor(apart), torch.tensor(largest)))):
         return Gap(torch.inf, torch.inf, 0.0)
     return Gap(_ratio(apart, largest), _ratio(apart, spread), _ratio(spread, largest))
@@ -133,7 +139,32 @@ def closed_gates(
         plan: what they kept.
         inputs: at least 4 inputs, (N, ...).
     """
-    dtype, bounds = (torch.float64, IN_FLOAT64) if _fits(dense) else (torch.float32, IN_FLOAT32)
+    attempts = [(torch.float64, IN_FLOAT64), (torch.float32, IN_FLOAT32)][0 if _fits(dense) else 1 :]
+    for dtype, bounds in attempts[:-1]:
+        try:
+            return _closed_gates(dense, small, groups, plan, inputs, dtype, bounds)
+        except Exception:  # code that makes float32 values in its forward pass, or what comes below
+            continue
+    try:
+        return _closed_gates(dense, small, groups, plan, inputs, *attempts[-1])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a forward pass raises at widths that its code does not expect
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ProofFailedError(
+            f"proof closed_gates failed: the cut network does not run: {reason}"
+        ) from error
+
+
+def _closed_gates(
+    dense: nn.Module,
+    small: nn.Module,
+    groups: ChannelGroups,
+    plan: Plan,
+    inputs: Inputs,
+    dtype: torch.dtype,
+    bounds: Bounds,
+) -> Proof:
     closed = gate_channels(copy.deepcopy(dense).to(dtype), groups)
     cut = copy.deepcopy(small).to(dtype)
     gates = {name: keep.to(_device(dense), dtype) for name, keep in plan.keep.items()}
@@ -261,7 +292,7 @@ def _can_travel(model: nn.Module) -> bool:
     """Tell whether a fresh process could unpickle the network: no class of a script or of a function."""
     try:
         pickle.dumps(copy.deepcopy(model).to("meta"))
-    except (pickle.PicklingError, AttributeError, TypeError, NotImplementedError):
+    except Exception:  # whatever a module of the user's own raises where it is pickled
         return False
     return all(
         type(m).__module__ != "__main__" and "<locals>" not in type(m).__qualname__ for m in model.modules()

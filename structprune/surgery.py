@@ -211,7 +211,10 @@ def _replace(module: nn.Module, key: str, dim: int, gone: Iterable[int]) -> None
 
 def _cut_loose(model: nn.Module, name: str, dim: int, channels: set[int]) -> None:
     owner, _, key = name.rpartition(".")
-    _replace(model.get_submodule(owner), key, dim, channels)
+    module = model.get_submodule(owner)
+    _replace(module, key, dim, channels)
+    if isinstance(module, nn.Embedding) and dim == 1:
+        module.embedding_dim -= len(channels)
 
 
 def _select(layer: Conv, kept_GI: list[Tensor]) -> Tensor:

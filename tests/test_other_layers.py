@@ -176,7 +176,7 @@ def test_a_rebuilt_network_computes_the_same(name: str) -> None:
     for key, value in small.state_dict().items():
         owner, _, attribute = key.rpartition(".")
         setattr(twin.get_submodule(owner), attribute, nn.Parameter(value.clone()))
-    assert torch.equal(twin(x), small(x))
+    assert torch.equal(fit_heads(twin)(x), small(x))
 
 
 @each_network
@@ -293,3 +293,80 @@ def test_a_first_state_or_a_projection_protects_a_recurrent_layer() -> None:
     groups = channel_groups(projected, torch.zeros(2, 5, 3))
     assert len(groups) == 0
     assert {row.layer for row in groups.protected} == {"0"}
+
+
+class Attending(nn.Module):
+    """An attention whose inputs can be cut too: no norm holds them together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.attention = nn.Linear(3, 12), nn.MultiheadAttention(12, 4, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.read(x))
+        out: Tensor = self.head(self.attention(y, y, y, need_weights=False)[0].mean(1))
+        return out
+
+
+@pytest.mark.parametrize("only", ["read", "attention", "attention.out_proj"])
+def test_inputs_heads_and_outputs_of_an_attention_leave_alone(only: str) -> None:
+    model, x = Attending().double(), torch.randn(4, 5, 3, dtype=torch.float64)
+    groups = trusted(model, channel_groups(model, x), (x,))
+    assert {g.name for g in groups} == {"read", "attention", "attention.out_proj"}
+    keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups}
+    keep[only][: len(keep[only]) // 2] = False
+    plan = Plan(keep, Budget(0.0), 0.0)
+    small = shrink(model, groups, plan)
+    assert gap(model, small, groups, plan, x) < 1e-9
+    assert type(small.attention) is FewerHeads or only == "attention.out_proj"
+
+
+def test_inputs_may_be_given_by_name() -> None:
+    class Named(Recurrent):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(input=self.rnn(input=self.embed(input=x))[0][:, -1])
+            return out
+
+    model, x = Named(nn.LSTM, batch_first=True).double(), torch.randn(4, 5, 3, dtype=torch.float64)
+    groups = trusted(model, channel_groups(model, x), (x,))
+    assert {g.name for g in groups} == {"embed", "rnn"}
+    plan = half(groups)
+    assert gap(model, shrink(model, groups, plan), groups, plan, x) < 1e-9
+
+
+@pytest.mark.parametrize("inputs", [1, 4])
+def test_heads_that_only_training_runs_are_cut_along(inputs: int) -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+            self.norm, self.head, self.aux = nn.BatchNorm2d(6), nn.Linear(6, 3), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            y = torch.relu(self.a(x))
+            out = self.head(self.norm(self.b(y).mean((2, 3), keepdim=True)).flatten(1))
+            return (out, self.aux(y).mean((2, 3))) if self.training else out
+
+    model = Auxiliary()
+    groups = channel_groups(model, torch.randn(inputs, 3, 8, 8))
+    assert groups.outputs == ("head", "aux")
+    small = shrink(model, groups, half(groups)).train()
+    assert [y.shape for y in small(torch.randn(2, 3, 8, 8))] == [(2, 3), (2, 4)]
+
+
+def test_buffers_that_are_not_saved_hold_their_channels() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, persistent: bool) -> None:
+            super().__init__()
+            self.a, self.head = nn.Linear(3, 8), nn.Linear(8, 3)
+            self.register_buffer("scale", torch.rand(8), persistent=persistent)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.a(x) * self.scale)
+            return out
+
+    offered = {
+        kept: [g.name for g in channel_groups(Scaled(kept), torch.randn(2, 3))] for kept in (True, False)
+    }
+    assert offered == {True: ["a"], False: []}

@@ -40,12 +40,37 @@ def test_the_figures_are_those_of_a_plain_computation() -> None:
 
 
 def test_of_several_outputs_the_worst_counts() -> None:
-    right, constant = torch.randn(4, 3), torch.ones(4, 2)
+    right = torch.randn(4, 3)
     off = right.clone()
     off[1, 2] += 0.5
-    found = gap({"a": off, "b": [right, constant]}, {"a": right, "b": [right, constant]})
-    assert found.error == gap(off, right).error > 0
-    assert found.spread == 0.0
+    found = gap({"a": off, "b": [right, right]}, {"a": right, "b": [right, right]})
+    assert found == gap(off, right)
+    assert found.error > 0
+
+
+def test_a_constant_output_beside_others_is_held_to_its_error() -> None:
+    """A temperature, a number for the whole batch, nothing at all: they prove nothing and must agree."""
+    right, constant, number, nothing = (
+        torch.randn(4, 3),
+        torch.ones(4, 2),
+        torch.tensor(2.0),
+        torch.zeros(4, 0),
+    )
+    found = gap((right, constant, number, nothing), (right, constant, number, nothing))
+    assert found == gap(right, right)
+    assert found.counts
+    assert gap((right, constant * 1.5), (right, constant)).error == 0.5
+    assert gap((right, number * 1.5), (right, number)).error == 0.5
+
+
+def test_a_state_that_has_its_inputs_in_the_second_dimension_varies() -> None:
+    state = torch.randn(1, 4, 3)
+    assert gap(state, state).counts
+
+
+def test_complex_outputs_are_compared_in_both_parts() -> None:
+    right = torch.randn(4, 3, dtype=torch.complex64)
+    assert gap(right.conj(), right).error > 0.1
 
 
 @pytest.mark.parametrize(

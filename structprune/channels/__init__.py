@@ -1,7 +1,7 @@
-"""Which channels leave together: groups of coupled layers, read off torch-pruning's dependency graph.
+"""Which channels leave together: groups of coupled layers, read off a pass over labelled tensors.
 
 What comes out names layers and indices of the dense network and nothing else, so that gates, choice and
-surgery need neither the graph nor another traced pass.
+surgery need neither the labels nor another traced pass.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.channels.rules import MOST_INPUTS
 from structprune.channels.tracing import Candidate, candidates
+from structprune.errors import InputError
 from structprune.layers import (
     BatchNorm,
     Conv,
@@ -63,7 +64,11 @@ def channel_groups(
     """
     given = (example,) if isinstance(example, Tensor) else tuple(example)
     inputs = tuple(x[:MOST_INPUTS] if x.dim() else x for x in given)
-    traced = copy.deepcopy(model).requires_grad_(True)
+    try:
+        traced = copy.deepcopy(model)
+    except Exception as error:  # a module that keeps a result of its own, say
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the network can't be copied, which cutting it takes: {reason}") from error
     found = candidates(traced, inputs, cut_padded)
     modules = dict(traced.named_modules())
     layers = dict(node_layers(traced))
@@ -95,16 +100,10 @@ def _reasons(found: Sequence[Candidate], layers: Layers, outputs: set[str]) -> d
     """Name the candidates that must not be cut, each with its reason."""
     tied = _tied(layers)
     reasons: dict[str, str] = {}
-    owners: dict[tuple[str, int], str] = {}
     for candidate in found:
         reason = _reason(candidate, layers, outputs, tied)
         if reason is not None:
             reasons[candidate.name] = reason
-        for coupling in candidate.producers:
-            for channel in coupling.channels:
-                owner = owners.setdefault((coupling.layer, channel), candidate.name)
-                if owner != candidate.name:
-                    reasons |= dict.fromkeys((owner, candidate.name), "its channels are coupled in two ways")
     return reasons
 
 
@@ -119,8 +118,6 @@ def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[s
         return "no layer with weights reads its channels"
     if any(c.layer in tied for c in candidate.couplings):
         return "a layer that meets its channels shares its weight with another, or computes it from others"
-    if any(max(c.channels) >= width for c, width in _widths(candidate, layers)):
-        return "its channels are broadcast to, or mapped into, a layer that has fewer"
     grouped = {id(c) for c in _grouped(candidate, layers)}
     if any(id(c) in grouped and not _meets_all(c, width) for c, width in _widths(candidate, layers)):
         return "a grouped convolution meets only part of its channels"

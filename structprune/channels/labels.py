@@ -145,6 +145,14 @@ def merged(
     return Tag(tuple(found), makers, all(tag.weight for tag in tags) if tags else False)
 
 
+def disjoint(labels: Labels, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Tie factors that differ along the same dimensions, as they do once two dimensions became one."""
+    found: list[Tensor] = []
+    for factor in factors:
+        found = _joined(labels, found, factor, "its channels are laid out together with others that stay")
+    return found
+
+
 def _joined(labels: Labels, found: Sequence[Tensor], factor: Tensor, reason: str) -> list[Tensor]:
     """Tie a factor to those of ``found`` that have a dimension in common with it.
 

@@ -191,6 +191,23 @@ def _run(call: Call, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     return tuple(out) if isinstance(out, (list, tuple)) else (out,)
 
 
+def picked_out(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Entries looked up by number, or rolled around: numbers that mean other channels after a cut."""
+    x = call.tensors[0]
+    over = _looked_up(call, x.dim())
+    odd = [factor for factor in tracer.tag(x).factors if support(factor) & over]
+    tracer.labels.pin(odd, f"its channels are picked out by number, by {call.name}")
+    return moved(tracer, call)
+
+
+def _looked_up(call: Call, rank: int) -> frozenset[int]:
+    if call.name == "index":
+        return frozenset(d for d, index in enumerate(call["indices"]) if index is not None)
+    if call.name == "diagonal":
+        return _dims(call, [call["dim1"] or 0, 1 if call["dim2"] is None else call["dim2"]], rank)
+    return _dims(call, call["dims"] if call.name == "roll" else call["dim"], rank)
+
+
 def strided(tracer: Tracer, call: Call) -> Sequence[Tag]:
     """Another view of the same memory: labels are laid out in memory as the tensor is."""
     x = call.tensors[0]
@@ -533,10 +550,11 @@ def table(tracer: Tracer, call: Call) -> Sequence[Tag]:
 # The tables are long and grow; black's one name a line would hide them.
 # fmt: off
 MOVED = (
-    "flip", "roll", "repeat", "index", "index_select", "gather", "unfold", "diagonal",
-    "rot90", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "native_channel_shuffle",
-    "channel_shuffle", "take", "im2col",
+    "flip", "repeat", "unfold", "rot90", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle",
+    "native_channel_shuffle", "channel_shuffle", "im2col",
 )
+PICKED = ("roll", "index", "index_select", "gather", "take", "diagonal")
+NEW = ("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
 PERMUTED = ("permute", "transpose", "t", "unsqueeze", "movedim", "numpy_T")
 LIKE = ("empty_like", "zeros_like", "ones_like", "rand_like", "randn_like", "full_like")
 REDUCED = (
@@ -578,6 +596,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(SPACE, in_space),
     "constant_pad_nd": padding,
     **dict.fromkeys(MOVED, moved),
+    **dict.fromkeys(PICKED, picked_out),
+    **dict.fromkeys(NEW, lambda tracer, call: _all(call, Tag())),
     **dict.fromkeys(PERMUTED, permuted),
     "as_strided": strided,
     "squeeze": squeezed,

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.channels.groups import Coupling, Loose, Sizing
-from structprune.channels.labels import FIXED, Classes, Labels, Tag, along, support
+from structprune.channels.labels import FIXED, Classes, Labels, Tag, along, disjoint, support
 from structprune.channels.rules import Call, rule_of
 from structprune.errors import InputError
 from structprune.layers import (
@@ -154,7 +154,8 @@ class _Trace:
             made = [Tag((), makers, bool(tags) and all(tag.weight for tag in tags))] * len(outputs)
         for x, tag in zip(outputs, made, strict=True):
             # A factor that is the same everywhere tells entries apart no more.
-            self.tags[x] = replace(tag, factors=tuple(f for f in tag.factors if support(f)))
+            told = [f for f in tag.factors if support(f)]
+            self.tags[x] = replace(tag, factors=tuple(disjoint(self.labels, told)))
 
     def _ruled(self, operation: Any, call: Call, tags: Sequence[Tag]) -> Sequence[Tag]:
         rule = rule_of(operation, call.name)
@@ -235,8 +236,10 @@ def candidates(model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool) -
 def _run_in_training(model: nn.Module, inputs: tuple[Tensor, ...], trace: _Trace) -> None:
     """Reach what only training runs: auxiliary heads."""
     outputs, makers = list(trace.outputs), set(trace.makers)
+    # Batch norm can't train on one input.
+    several = tuple(torch.cat([x, x])[: max(2, len(x))] if x.dim() else x for x in inputs)
     try:
-        _run(model.train(), inputs, trace)
+        _run(model.train(), several, trace)
     except Exception:  # a network that trains otherwise, on targets say, is cut as evaluation runs it
         trace.outputs[:], trace.makers = outputs, makers
     finally:
@@ -261,16 +264,21 @@ def _followed(model: nn.Module, trace: _Trace) -> Iterator[None]:
 
             def enter(running: nn.Module, _: Any, name: str = name) -> None:
                 trace.running.append((name, running))
+                trace.reached.add(name)
                 trace.muted += isinstance(running, Recurrent)
 
-            def leave(running: nn.Module, args: Any, out: Any, name: str = name) -> None:
+            def leave(running: nn.Module, args: Any, kwargs: Any, out: Any, name: str = name) -> None:
                 trace.running.pop()
                 trace.muted -= isinstance(running, Recurrent)
                 if isinstance(running, Recurrent) and out is not None and not running.proj_size:
-                    _pass_recurrent(trace, name, running, args, out)
+                    given = [*args, *kwargs.values()]
+                    _pass_recurrent(trace, name, running, given, out)
 
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks
             stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+            leaving = module.register_forward_hook(leave, with_kwargs=True, always_call=True)
+            stack.callback(leaving.remove)
         yield
 
 
@@ -278,6 +286,7 @@ def _labelled(model: nn.Module) -> _Trace:
     """Give every side of every layer, and every other parameter, labels of its own."""
     trace = _Trace()
     seen: set[int] = set()
+    saved = set(model.state_dict())
     for name, layer in node_layers(model):
         written = trace.label("producers", name, out_width(layer))
         read = written if is_depthwise(layer) else trace.label("consumers", name, in_width(layer))
@@ -289,7 +298,8 @@ def _labelled(model: nn.Module) -> _Trace:
         if isinstance(module, NORMS):
             _tag_norm(trace, name, module, seen)
     for name, x in (*model.named_parameters(), *model.named_buffers()):
-        if id(x) not in seen and x.is_floating_point():
+        # What no state dict holds is not saved, and could not be loaded again in another size.
+        if id(x) not in seen and x.is_floating_point() and name in saved:
             factors = [
                 along(x.dim(), d, trace.label("loose", name, size, d))
                 for d, size in enumerate(x.shape)
@@ -306,9 +316,11 @@ def _tag_layer(
         if id(x) in seen:
             continue
         seen.add(id(x))
-        if not key.endswith("weight"):
+        if x.shape == written.shape:
             trace.tags[x] = Tag((written,), weight=True)
             continue
+        if key not in ("weight", "in_proj_weight"):
+            continue  # of a subclass of the user's own
         out, into = (1, 0) if isinstance(layer, ConvTranspose) else (0, 1)
         plain = conv_groups(layer) == 1
         factors = [along(x.dim(), out, written)] if plain or out == 0 else []

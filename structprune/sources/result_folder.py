@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from structprune.attention import fit_heads
 from structprune.errors import InputError
 from structprune.sources.architecture import build, build_on_meta
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, read_plan
@@ -63,7 +64,7 @@ def rebuild(
     cut = _with_memory(plan, skeleton, model, trust_factory)
     set_widths(cut, plan.widths)
     _set_tensors(cut, _read_tensors(plan, folder / WEIGHTS), plan.aliases)
-    return cut.eval()
+    return fit_heads(cut).eval()
 
 
 def _skeleton(plan: PlanFile, model: nn.Module | None, trust_factory: bool) -> nn.Module:

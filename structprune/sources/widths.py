@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from structprune.attention import fit_heads
 from structprune.layers import HEADS, WHOLE
 
 Width = int | tuple[int, ...]
@@ -62,7 +61,6 @@ def set_widths(model: nn.Module, widths: Widths) -> None:
         module = model.get_submodule(layer)
         for attribute, width in attributes.items():
             setattr(module, attribute, width)
-    fit_heads(model)
 
 
 def shapes_implied(module: nn.Module, widths: Mapping[str, Any]) -> Mapping[str, Shape]:

@@ -24,7 +24,7 @@ from structprune.checkpoint import save_weights_and_plan, widths_of
 from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
-from structprune.proofs import LEAST_SPREAD, reloaded, require, signature
+from structprune.proofs import LEAST_SPREAD, reloaded, require, signature, varies
 from structprune.redraw import begun_again
 from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
 from structprune.request import Judge, Meter, Request, Say, Tools
@@ -166,7 +166,9 @@ def _with_statistics_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Modu
 # Copies whose outputs vary where the network's own don't, in the order in which they are tried.
 VARIED: Mapping[str, Callable[[nn.Module, tuple[Tensor, ...]], nn.Module]] = {
     "the inputs' batch-norm statistics": _with_statistics_of,
-    "redrawn weights": lambda model, inputs: _with_statistics_of(begun_again(model), inputs),
+    "redrawn weights": lambda model, inputs: _with_statistics_of(
+        begun_again(model, lambda net: varies(net, inputs)), inputs
+    ),
 }
 
 

@@ -98,6 +98,13 @@ def gap(a: Any, b: Any) -> Gap:
     )
 
 
+def varies(model: nn.Module, inputs: Inputs) -> bool:
+    """Tell whether outputs vary enough over inputs to be compared, with batch statistics of these."""
+    with torch.no_grad(), evaluating(model, "batch"):
+        outputs = model(*(x.to(_device(model)) for x in inputs))
+    return gap(outputs, outputs).counts
+
+
 def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x.resolve_conj()).double() if x.is_complex() else x.double()
 
@@ -174,7 +181,7 @@ def _closed_gates(
         own, other = closed, cut
         if mode == "redrawn":
             # The same plan on other weights; what this cut itself holds, the first comparison has shown.
-            again = begun_again(closed.model)
+            again = begun_again(closed.model, lambda net: varies(shrink(net, groups, plan), exact))
             own, other = gate_channels(again, groups), shrink(again, groups, plan)
         with torch.no_grad(), exact_arithmetic(), _in_mode(own.model, mode), _in_mode(other, mode):
             return gap(own(gates, exact), other(*exact))
@@ -303,7 +310,7 @@ def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[Mode, list[Tensor]]:
     """Run in every mode; the model's statistics are not used afterwards."""
     outputs: dict[Mode, list[Tensor]] = {}
     for mode in _MODES:
-        net = begun_again(model) if mode == "redrawn" else model
+        net = begun_again(model, lambda net: varies(net, inputs)) if mode == "redrawn" else model
         with torch.no_grad(), _in_mode(net, mode):
             outputs[mode] = _tensors(net(*(x.cpu() for x in inputs)))[0]
     return outputs

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from structprune.layers import BatchNorm, weighted_layers
+
+DRAWS = 8
 
 
 def redrawn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -43,18 +45,30 @@ def normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return (torch.randn(like.shape, generator=generator, dtype=like.dtype) * std).to(like.device)
 
 
-def begun_again(model: nn.Module) -> nn.Module:
-    """Return a copy with redrawn weights, the same in every process; its outputs vary with its inputs.
+def begun_again(model: nn.Module, varies: Callable[[nn.Module], bool]) -> nn.Module:
+    """Return a copy with redrawn weights and tiny biases, the same in every process.
 
-    Biases are small random numbers there: with those of a trained network whole layers may be silent.
+    Args:
+        model: the network; it is left as it is.
+        varies: tells whether a copy's outputs vary with its inputs. A narrow network may well be silent, so
+            several draws are tried; the last is returned where none of them varies.
     """
+    copied = model
+    for seed in range(DRAWS):
+        copied = _drawn(model, seed)
+        if varies(copied):
+            break
+    return copied
+
+
+def _drawn(model: nn.Module, seed: int) -> nn.Module:
     copied = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     drawn = redrawn(copied, generator)
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
             if name in drawn:
                 parameter.copy_(drawn[name])
-            elif name.endswith("bias"):
-                parameter.copy_(normal(parameter, 0.1, generator))
+            elif "bias" in name.rpartition(".")[2]:  # those of recurrent layers have numbers behind
+                parameter.copy_(normal(parameter, 0.01, generator))
     return copied

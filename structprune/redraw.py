@@ -62,13 +62,20 @@ def begun_again(model: nn.Module, varies: Callable[[nn.Module], bool]) -> nn.Mod
 
 
 def _drawn(model: nn.Module, seed: int) -> nn.Module:
-    copied = copy.deepcopy(model)
+    copied, positive = copy.deepcopy(model), seed >= DRAWS // 2
     generator = torch.Generator().manual_seed(seed)
     drawn = redrawn(copied, generator)
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
             if name in drawn:
-                parameter.copy_(drawn[name])
+                parameter.copy_(_means(drawn[name]) if positive else drawn[name])
             elif "bias" in name.rpartition(".")[2]:  # those of recurrent layers have numbers behind
-                parameter.copy_(normal(parameter, 0.01, generator))
+                parameter.copy_(normal(parameter, 0.0 if positive else 0.01, generator))
     return copied
+
+
+def _means(weight: Tensor) -> Tensor:
+    """Positive weights that take a mean, so that no rectifier behind them is ever silent."""
+    if weight.dim() < 2:
+        return weight
+    return weight.abs() / weight.abs().flatten(1).sum(1).reshape(-1, *(1,) * (weight.dim() - 1))

@@ -22,16 +22,7 @@ from structprune.layers import node_layers, out_width, weighted_layers
 
 def run(name: str, nodes: float) -> dict[str, Any]:
     """Prune a network by torch-pruning alone and return what it reached, or how it failed."""
-    network = read_network(
-        name,
-        arch=None,
-        pretrained=False,
-        trust_pickle=False,
-        classes=None,
-        input_size=None,
-        device="cpu",
-        seed=0,
-    )
+    network = read_network(name)
     model, example = network.model, network.example
     before = {key: out_width(layer) for key, layer in node_layers(model)}
     start = time.perf_counter()

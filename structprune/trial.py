@@ -11,9 +11,9 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,23 @@ from structprune.surgery import shrink
 
 # A right cut is exact to rounding and a wrong one is off by about the spread of the outputs.
 _EXACT = {torch.float64: 1e-6, torch.float32: 1e-2}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is cut to see whether it can be.
+
+    Attributes:
+        groups: some of the network's.
+        shares: the least and the most of a group's steps that leave, as fractions.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    shares: tuple[float, float]
+
+
+SHALLOW, DEEP = (0.1, 0.4), (0.55, 0.9)
+NOTHING = Trial((), SHALLOW)
 
 
 def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
@@ -52,9 +69,11 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
     exact, doubles = _in(torch.float64, model, inputs)
     if _failure(exact, groups, doubles) is None:
         return groups
-    if not _equal(exact, groups, doubles, ()):  # code that makes float32 values in its forward pass, perhaps
+    if not _equal(
+        exact, groups, doubles, NOTHING
+    ):  # code that makes float32 values in its forward pass, perhaps
         exact, doubles = _in(torch.float32, model, inputs)
-        if not _equal(exact, groups, doubles, ()):
+        if not _equal(exact, groups, doubles, NOTHING):
             raise InputError(
                 "two runs of the network on the same inputs don't agree, or it can't run with batch "
                 "statistics, so no cut of it can be proven; make its forward pass deterministic"
@@ -86,7 +105,8 @@ def _wrong_at_home(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor
         while home and home not in calls:  # a list of modules is never called itself
             home = home.rpartition(".")[0]
         alone = _inside(group, home)
-        if home and not _equal(model.get_submodule(home), alone, calls[home], alone.groups):
+        trials = [Trial(alone.groups, shares) for shares in (SHALLOW, DEEP)]
+        if home and not all(_equal(model.get_submodule(home), alone, calls[home], t) for t in trials):
             wrong.append(group.name)
     return wrong
 
@@ -140,43 +160,38 @@ def _inside(group: ChannelGroup, home: str) -> ChannelGroups:
     return ChannelGroups((alone,), (), {c.layer: len(c.channels) for c in alone.producers}, ())
 
 
-def _failure(
-    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]
-) -> tuple[ChannelGroup, ...] | None:
-    """Return groups that can't be cut together; None where all of them, and about every other one, can.
+def _failure(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> Trial | None:
+    """Return a trial that goes wrong; None where neither does, of all groups and of about every other one.
 
-    Of some alone, since a cut may come out right only beside another one.
+    Of some alone, since a cut may come out right only beside another one. These lose more than half, since
+    code may count on a half; where all do, nothing passes any more and no fault would show.
     """
     generator = torch.Generator().manual_seed(1)
     fewer = tuple(group for group in groups if torch.rand((), generator=generator) < 0.5)
-    for some in dict.fromkeys((groups.groups, fewer)):
-        if some and not _equal(model, groups, inputs, some):
-            return some
-    return None
+    trials = (Trial(groups.groups, SHALLOW), Trial(fewer or groups.groups[:1], DEEP))
+    return next((t for t in trials if t.groups and not _equal(model, groups, inputs, t)), None)
 
 
 def _culprit(
     model: nn.Module,
     groups: ChannelGroups,
     inputs: tuple[Tensor, ...],
-    failing: Sequence[ChannelGroup],
+    failing: Trial,
 ) -> ChannelGroup:
     """Return the last group of the shortest prefix that goes wrong."""
-    right, wrong = 0, len(failing)
+    right, wrong = 0, len(failing.groups)
     while wrong - right > 1:
         middle = (right + wrong) // 2
-        if _equal(model, groups, inputs, failing[:middle]):
+        if _equal(model, groups, inputs, replace(failing, groups=failing.groups[:middle])):
             right = middle
         else:
             wrong = middle
-    return failing[wrong - 1]
+    return failing.groups[wrong - 1]
 
 
-def _equal(
-    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], some: Sequence[ChannelGroup]
-) -> bool:
+def _equal(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: Trial) -> bool:
     """Tell whether cutting some of the groups equals closing their gates."""
-    plan = _some(groups, some)
+    plan = _plan(groups, trial)
     gated = gate_channels(model, groups)
     device = next(model.parameters()).device
     dtype = next(model.parameters()).dtype
@@ -207,17 +222,17 @@ def _close(a: object, b: object) -> bool:
     return bool(apart <= bound * torch.maximum(spread, 1e-6 * b.abs().max()))
 
 
-def _some(groups: ChannelGroups, some: Sequence[ChannelGroup]) -> Plan:
-    """Remove a tenth to four tenths of some groups, at random, the same in every run.
+def _plan(groups: ChannelGroups, trial: Trial) -> Plan:
+    """Remove channels at random, the same in every run.
 
-    The shares differ, since code may rely on two groups being of one width, and most of the network stays,
-    since where nothing passes any more no fault would show.
+    The shares differ, since code may rely on two groups being of one width.
     """
+    least, most = trial.shares
     generator = torch.Generator().manual_seed(0)
     keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
-    for group in some:
+    for group in trial.groups:
         steps = list(removal_steps(group, torch.rand(group.size, generator=generator), Budget(0.0)))
-        share = 0.1 + 0.3 * float(torch.rand((), generator=generator))
+        share = least + (most - least) * float(torch.rand((), generator=generator))
         gone = [c for step in steps[: math.ceil(share * len(steps))] for c in step.channels]
         keep[group.name][gone] = False
     return Plan(keep, Budget(0.0), 0.0)

@@ -47,16 +47,7 @@ def test_it_is_cut_as_its_closed_gates_say_and_trains(name: str) -> None:
         if name.startswith(start) and importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'structprune[{package}]'")
     size, least = NETWORKS[name]
-    network = read_network(
-        name,
-        arch=None,
-        pretrained=False,
-        trust_pickle=False,
-        classes=None,
-        input_size=size,
-        device="cpu",
-        seed=0,
-    )
+    network = read_network(name, input_size=size)
     model, (x,) = network.model, network.example
     inputs = (torch.cat([x, x.flip(-1)])[:6],)
     groups = trusted(model, channel_groups(model, (x,)), (x,))

@@ -19,7 +19,6 @@ from structprune.channels.rules import MOST_INPUTS
 from structprune.channels.tracing import Candidate, candidates
 from structprune.errors import InputError
 from structprune.layers import (
-    BatchNorm,
     Conv,
     conv_groups,
     in_width,
@@ -135,15 +134,9 @@ def _tied(layers: Layers) -> set[str]:
 
 
 def _widths(candidate: Candidate, layers: Layers) -> Iterator[tuple[Coupling, int]]:
-    """Yield every coupling with the width of its layer on that side."""
+    """Yield the layers that write and read the channels, each with its width on that side."""
     yield from ((c, out_width(layers[c.layer])) for c in candidate.producers)
     yield from ((c, in_width(layers[c.layer])) for c in candidate.consumers)
-    for c in candidate.carriers:
-        layer = layers[c.layer]
-        if isinstance(layer, BatchNorm):
-            yield c, int(layer.num_features)
-        elif isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
-            yield c, int(layer.num_parameters)
 
 
 def _meets_all(coupling: Coupling, width: int) -> bool:

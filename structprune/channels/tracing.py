@@ -292,6 +292,7 @@ def _labelled(model: nn.Module) -> _Trace:
         read = written if is_depthwise(layer) else trace.label("consumers", name, in_width(layer))
         if isinstance(layer, Recurrent):
             _tie_units(trace, layer, written, read)
+            seen |= {id(x) for x in layer.parameters()}
         else:
             _tag_layer(trace, name, layer, written, read, seen)
     for name, module in model.named_modules():

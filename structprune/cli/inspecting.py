@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,14 +45,10 @@ def _size(network: Network, groups: ChannelGroups, budget: Budget) -> Size:
     even = {g.name: torch.arange(g.size, dtype=torch.float64) / g.size for g in groups}
     plan = select(even, groups, budget)
     small = shrink(network.model, groups, plan).eval()
-    tensors = list(_tensors(small))
+    tensors = (*small.parameters(), *small.buffers())
     try:
         flops: int | None = count_flops(small, tuple(x[:1] for x in network.example))
     except Exception:  # an optional figure, of a forward pass at widths that its code may not expect
         flops = None
     parameters = sum(p.numel() for p in small.parameters())
     return Size(plan.reached, parameters, flops, sum(x.nbytes for x in tensors))
-
-
-def _tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    return itertools.chain(model.parameters(), model.buffers())

@@ -150,9 +150,6 @@ def _lesson(course: _Course, say: Say) -> Lesson:
     task = read_task(asked["task"], asked["root"], fetch, asked["test_data"], asked["seed"])
     network = inputs.read_network(
         asked["arch"],
-        arch=None,
-        pretrained=False,
-        trust_pickle=False,
         classes=len(task.learn.classes),
         input_size=asked["input_size"],
         device=course.device,

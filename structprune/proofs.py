@@ -49,11 +49,13 @@ class Gap:
         error: max|a - b| / max|b|.
         error_of_spread: max|a - b| / s.
         spread: s / max|b|.
+        constant: outputs that don't vary, beside others that do.
     """
 
     error: float
     error_of_spread: float
     spread: float
+    constant: int = 0
 
     @property
     def counts(self) -> bool:
@@ -95,6 +97,7 @@ def gap(a: Any, b: Any) -> Gap:
         error=max((g.error for g in gaps), default=0.0),
         error_of_spread=max((g.error_of_spread for g in varied), default=0.0),
         spread=min((g.spread for g in varied), default=0.0),
+        constant=len(gaps) - len(varied),
     )
 
 
@@ -212,13 +215,16 @@ def _where_it_counts(compare: Callable[[Mode], Gap]) -> tuple[Gap, Mode]:
 
     Two constants that agree say nothing, but two that don't are a fault: the largest error counts.
     """
-    worst, found = 0.0, Gap(0.0, 0.0, 0.0)
+    worst, best = 0.0, (Gap(0.0, 0.0, 0.0), next(iter(_MODES)))
     for mode in _MODES:
         found = compare(mode)
         worst = max(worst, found.error)
-        if found.counts or not math.isfinite(found.error):
+        # An output that collapsed in this mode may vary in the next.
+        if not best[0].counts or (found.counts and found.constant < best[0].constant):
+            best = found, mode
+        if (found.counts and not found.constant) or not math.isfinite(found.error):
             break
-    return replace(found, error=worst), mode
+    return replace(best[0], error=worst), best[1]
 
 
 def _proof(name: ProofName, found: Gap, bounds: Bounds, how: str) -> Proof:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_a_constant_output_beside_others_is_held_to_its_error() -> None:
         torch.zeros(4, 0),
     )
     found = gap((right, constant, number, nothing), (right, constant, number, nothing))
-    assert found == gap(right, right)
+    assert found == replace(gap(right, right), constant=2)
     assert found.counts
     assert gap((right, constant * 1.5), (right, constant)).error == 0.5
     assert gap((right, number * 1.5), (right, number)).error == 0.5
@@ -278,3 +279,22 @@ def test_a_failure_is_raised_with_every_figure() -> None:
         assert part in message
     assert "signature" not in message
     assert caught.value.exit_code == 4
+
+
+class Silent(TinyMLP):
+    """A second output that is constant until the weights are others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(4, 2)
+        nn.init.zeros_(self.other.weight)
+
+    def forward(self, x_N5: Tensor) -> Any:
+        hidden_N4 = torch.relu(self.fc2(torch.relu(self.fc1(x_N5))))
+        return self.head(hidden_N4), self.other(hidden_N4)
+
+
+def test_an_output_that_collapsed_beside_others_is_compared_where_it_varies() -> None:
+    proof = Cut(Silent(), (example(TinyMLP, 8),)).proof()
+    assert proof.passed
+    assert "weights redrawn" in proof.how

@@ -104,7 +104,8 @@ def test_what_is_not_finite_passes_no_bound(value: float, side: str) -> None:
 def test_a_figure_that_is_nan_passes_no_bound(figure: str) -> None:
     fine = Gap(error=0.0, error_of_spread=0.0, spread=0.5)
     assert LOOSE.hold(fine)
-    assert not LOOSE.hold(replace(fine, **{figure: torch.nan}))
+    broken: dict[str, Any] = {figure: torch.nan}
+    assert not LOOSE.hold(replace(fine, **broken))
 
 
 def test_a_constant_output_passes_no_bound() -> None:

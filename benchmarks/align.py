@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.rows import Row, collect, print_table
-from benchmarks.zoo import NETWORKS
+from benchmarks.zoo import EIGHT
 from exporters.batch_time import batch_time
 from exporters.to_onnx import to_onnx
 from structprune.budget import Budget, Plan, select
@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", default=NETWORKS)
+    parser.add_argument("--only", nargs="+", default=EIGHT)
     parser.add_argument("--nodes", type=float, default=0.89)
     parser.add_argument("--align", type=int, default=16)
     parser.add_argument("--batches", type=int, nargs="+", default=[1])

@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor
 
 from benchmarks.rows import Row, collect, print_table
-from benchmarks.zoo import NETWORKS
+from benchmarks.zoo import EIGHT
 from structprune.channels import channel_groups
 from structprune.choose import Scoring, score
 from structprune.samples import random_samples
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", default=NETWORKS)
+    parser.add_argument("--only", nargs="+", default=EIGHT)
     parser.add_argument("--again", action="store_true")
     asked = parser.parse_args()
     rows = collect("chunks", asked.only, run, again=asked.again)

@@ -49,7 +49,13 @@ NETWORKS = (
 )
 # fmt: on
 EIGHT = (
-    "resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "densenet121", "resnext50_32x4d", "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "vgg16_bn",
+    "mobilenet_v2",
+    "densenet121",
+    "resnext50_32x4d",
+    "regnet_y_400mf",
     "efficientnet_b0",
 )  # fmt: skip
 """Networks of torchvision whose details other benchmarks look at."""

@@ -57,7 +57,7 @@ EIGHT = (
     "resnext50_32x4d",
     "regnet_y_400mf",
     "efficientnet_b0",
-)  # fmt: skip
+)
 """Networks of torchvision whose details other benchmarks look at."""
 LEAST = re.compile(r"this network allows 0 to ([0-9.]+)")
 THEIR_SECONDS, THEIR_BYTES = 60, 10 << 30

@@ -10,13 +10,15 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
+from structprune.channels.isolated import exhausted, isolated
 from structprune.channels.rules import MOST_INPUTS
-from structprune.channels.tracing import Candidate, candidates
+from structprune.channels.tracing import LIMITS, Candidate, candidates
 from structprune.errors import InputError
 from structprune.layers import (
     Conv,
@@ -38,7 +40,7 @@ def channel_groups(
 ) -> ChannelGroups:
     """Find the groups of channels that can be cut, by tracing one pass over an example.
 
-    The model is not touched; the trace runs on a copy.
+    The model is not touched; the trace runs on a copy, in a process with limits on time and memory.
 
     Args:
         model: the network.
@@ -50,7 +52,7 @@ def channel_groups(
         The groups, the protected layers with reasons, and the layers that have nodes.
 
     Raises:
-        InputError: the network can't be traced.
+        InputError: the network can't be traced, or not within a minute and 4 GB beyond its own.
 
     Example:
         >>> import torch
@@ -63,14 +65,15 @@ def channel_groups(
     """
     given = (example,) if isinstance(example, Tensor) else tuple(example)
     inputs = tuple(x[:MOST_INPUTS] if x.dim() else x for x in given)
-    try:
-        traced = copy.deepcopy(model)
-    except Exception as error:  # a module that keeps a result of its own, say
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the network can't be copied, which cutting it takes: {reason}") from error
-    found = candidates(traced, inputs, cut_padded)
-    modules = dict(traced.named_modules())
-    layers = dict(node_layers(traced))
+    for heavy in ("scipy.sparse.csgraph", "torch._dynamo"):
+        import_module(heavy)  # once here, and not in every process that traces: torch imports its own then
+    found = isolated(
+        lambda: candidates(_copied(model), inputs, cut_padded),
+        LIMITS,
+        "reading the channel groups off a pass of the network",
+    )
+    modules = dict(model.named_modules())
+    layers = dict(node_layers(model))
     outputs = {c.layer for candidate in found if candidate.is_output for c in candidate.producers}
     reasons = _reasons(found, modules, outputs)
     groups = tuple(_group(c, layers) for c in found if not c.is_output and c.name not in reasons)
@@ -80,6 +83,16 @@ def channel_groups(
         widths={name: out_width(layer) for name, layer in layers.items() if name not in outputs},
         outputs=tuple(name for name in layers if name in outputs),
     )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a module that keeps a result of its own, say
+        if exhausted(error):
+            raise MemoryError from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the network can't be copied, which cutting it takes: {reason}") from error
 
 
 def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:

@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.channels.groups import Coupling, Loose, Sizing
+from structprune.channels.isolated import Limits, exhausted
 from structprune.channels.labels import FIXED, Classes, Labels, Tag, along, disjoint, support
 from structprune.channels.rules import Call, rule_of
 from structprune.errors import InputError
@@ -34,6 +35,9 @@ from structprune.layers import (
 
 SECONDS = 60.0
 """How long a pass may take; that of the largest networks takes some seconds."""
+
+LIMITS = Limits(seconds=SECONDS + 10, bytes=4 << 30)
+"""What its process may take: an operation that never comes back is ended too."""
 
 NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
@@ -163,7 +167,9 @@ class _Trace:
         if rule is not None:
             try:
                 return rule(self, call)
-            except (RuntimeError, ValueError, IndexError, TypeError):
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                if exhausted(error):
+                    raise
                 reason = f"its channels meet {call.name} in a form that is not known to keep channels apart"
         self.labels.pin([f for tag in tags for f in tag.factors], reason)
         makers = frozenset().union(*(tag.makers for tag in tags))
@@ -213,6 +219,7 @@ def candidates(model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool) -
 
     Raises:
         InputError: the network can't be run.
+        MemoryError: there is not enough memory to run it.
     """
     trace = _labelled(model)
     trace.cut_padded = cut_padded
@@ -220,6 +227,8 @@ def candidates(model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool) -
     try:
         _run(model, inputs, trace)
     except Exception as error:  # a forward pass raises whatever it likes
+        if exhausted(error):
+            raise MemoryError from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network can't be traced with inputs of shape {[tuple(x.shape) for x in inputs]}: {reason}; "

@@ -28,7 +28,14 @@ def test_a_signal_while_it_scores(number: signal.Signals, code: int, said: str, 
     before = contents(here)
     command = [sys.executable, "-m", "structprune", *LONG]
     with subprocess.Popen(
-        command, cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=here,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite in the background may have been told to ignore it, and its children would be too.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as running:
         try:
             assert running.stderr is not None

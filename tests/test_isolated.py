@@ -1,0 +1,110 @@
+"""Work in a process of its own: what comes back, and what ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from structprune import channel_groups
+from structprune.channels import tracing
+from structprune.channels.isolated import Limits, isolated
+from structprune.errors import InputError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+
+ROOM = Limits(seconds=30, bytes=1 << 30)
+
+
+class Net(nn.Module):
+    """Two convs with anybody's code between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.between = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.between(self.a(x)))
+        return out
+
+
+def explode(y: Tensor) -> Tensor:
+    """Ask for more memory than anybody gave; pages that nobody writes to cost the machine nothing."""
+    return y + torch.empty(6 << 30, dtype=torch.uint8)[:1].float()
+
+
+def crash(y: Tensor) -> Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return y
+
+
+def hang(y: Tensor) -> Tensor:
+    time.sleep(60)
+    return y
+
+
+def leave(y: Tensor) -> Tensor:
+    raise SystemExit(3)
+
+
+def test_side_effects_stay_there() -> None:
+    seen: list[int] = []
+    before = torch.get_num_threads()
+
+    def work() -> int:
+        seen.append(1)
+        return os.getpid()
+
+    assert isolated(work, ROOM, "looking") != os.getpid()
+    assert not seen
+    assert torch.get_num_threads() == before
+
+
+def test_errors_of_ours_come_back_as_they_are() -> None:
+    def work() -> None:
+        raise InputError("it is not what it was")
+
+    with pytest.raises(InputError, match=r"^it is not what it was$"):
+        isolated(work, ROOM, "looking")
+
+
+def test_a_network_that_explodes_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^reading the channel groups .* takes more than 4.3 GB of memory$"):
+        channel_groups(Net(explode), torch.randn(2, 3, 8, 8))
+
+
+def test_a_network_that_hangs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("structprune.channels.LIMITS", Limits(0.5, 1 << 30))
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"^reading the channel groups .* is not done after 0.5 s$"):
+        channel_groups(Net(hang), torch.randn(2, 3, 8, 8))
+    assert time.perf_counter() - start < 30
+
+
+@pytest.mark.parametrize(("code", "said"), [(crash, r"\(signal 9\)"), (leave, "SystemExit: 3")])
+def test_a_network_that_ends_its_process_is_refused(code: Callable[[Tensor], Tensor], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        channel_groups(Net(code), torch.randn(2, 3, 8, 8))
+
+
+def test_rules_do_not_take_a_lack_of_memory_for_a_form_they_do_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def greedy(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(tracing, "rule_of", lambda *_: greedy)
+    with pytest.raises(InputError, match="GB of memory"):
+        channel_groups(Net(torch.relu), torch.randn(2, 3, 8, 8))
+
+
+def test_without_a_process_of_its_own_it_works_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    assert isolated(os.getpid, ROOM, "looking") == os.getpid()
+    assert len(channel_groups(Net(torch.relu), torch.randn(2, 3, 8, 8))) == 1

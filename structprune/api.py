@@ -118,6 +118,7 @@ def compress(
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
     cut_padded: bool = False,
+    embedding: bool = False,
     steps: int = 1,
     samples: int = DEFAULT_SAMPLES,
     draws: int = DEFAULT_DRAWS,
@@ -150,6 +151,8 @@ def compress(
         skip: patterns over layer names, ``"layer4.*"``: what these layers write stays.
         only: patterns over layer names: nothing else is cut; none for all.
         cut_padded: cut channels along that a shortcut without parameters pads with zeros.
+        embedding: cut channels along that a LayerNorm normalises together; the proof says how far the result
+            is from closed gates then.
         steps: 1 for one shot, more to rescore in between.
         samples: random inputs to score on, where there are no data.
         draws: weight draws of NTK-SAP, at least.
@@ -196,7 +199,7 @@ def compress(
         finetune=finetune,
         export=export,
         measure=measure,
-        scope=Scope(tuple(skip), tuple(only), cut_padded),
+        scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
     )
     files = Path(mkdtemp(prefix="structprune-"))
     try:

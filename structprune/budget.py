@@ -2,7 +2,7 @@
 
 Nothing here touches a network. The rules, in the order in which they matter:
 
-1. Every group keeps at least its floor, and a floor is never below one channel.
+1. Every group keeps at least its floor, and a floor is never below one channel, or two behind a LayerNorm.
 2. Channels of a group with a divisor, or under an alignment, leave in steps that keep the width valid:
    the worst of each block together.
 3. Steps leave from the worst mean score to the best; ties go by (group, channel), never by comparison
@@ -150,7 +150,7 @@ def _row_ranges(group: ChannelGroup, budget: Budget) -> Iterator[tuple[int, int]
     """Yield the ranges of rows that leave together: single rows, or what ends on an aligned width."""
     multiple = math.lcm(budget.align, group.divisor) // group.divisor
     rows = group.size // group.divisor
-    least = max(1, math.ceil(budget.floor * rows - 1e-9))
+    least = max(math.ceil(group.least / group.divisor), math.ceil(budget.floor * rows - 1e-9))
     least = math.ceil(least / multiple) * multiple
     width = rows
     while (smaller := (math.ceil(width / multiple) - 1) * multiple) >= least:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from structprune.channels import ChannelGroups, Coupling
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.errors import UsageError
 from structprune.layers import (
     Attention,
@@ -43,6 +43,7 @@ Scale = Callable[[Gates], Tensor]
 Row = tuple[str, tuple[int, ...], tuple[int, ...]]
 """A layer, some of its own channels, and for each of them the gate that it belongs to."""
 Flow = Literal["gates", "weights"]
+Hook = Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class GatedModel:
         input_scales: layer name -> the factor on its input, from the gates.
         producers: channel gate -> the layers whose output channels it stands for.
         norms: channel gate -> the batch norms that these channels pass on the way to where they are read.
+        open: LayerNorm -> which of the channels that it normalises together are open, from the gates; it goes
+            by these alone. See :func:`renormalised`.
         masks: gate name -> 0/1 tensor of the gate's shape: which gates are open; all, where it has no name.
         flow: whose gradient is the gradient flow: that of the gates or that of the effective weights, which
             are the weights times the gates.
@@ -67,6 +70,7 @@ class GatedModel:
     input_scales: Mapping[str, Scale] = field(default_factory=dict)
     producers: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
     norms: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    open: Mapping[str, Scale] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     flow: Flow = "gates"
 
@@ -115,7 +119,9 @@ class GatedModel:
         values = self._values(parameters)
         scaled = self.effective(gates, parameters) if scaled is None else scaled
         stand_ins = {**self._scratch_buffers(), **(buffers or {})}
-        with _scaled_inputs(self.model, {name: s(gates) for name, s in self.input_scales.items()}):
+        hooks = {name: _multiply(s(gates)) for name, s in self.input_scales.items()}
+        hooks |= {name: _centre(s(gates), _eps(self.model, name)) for name, s in self.open.items()}
+        with _before(self.model, hooks):
             return functional_call(self.model, {**values, **scaled, **stand_ins}, tuple(inputs))
 
     def _values(self, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -146,7 +152,8 @@ def gate_channels(
     norms = {name for name, module in model.named_modules() if isinstance(module, BatchNorm)}
     weight_scales: dict[str, Scale] = {}
     input_scales: dict[str, Scale] = {}
-    for name, index_I in _gate_indices(layers, groups).items():
+    widths = {name: in_width(layer) for name, layer in layers.items()}
+    for name, index_I in _gate_indices(widths, [(group, group.consumers) for group in groups]).items():
         layer = layers[name]
         if isinstance(layer, (Recurrent, Attention)):
             for key, reads in _inner_reads(layer).items():
@@ -166,6 +173,19 @@ def gate_channels(
         producers={group.name: _rows(group.producers) for group in groups},
         norms={group.name: _rows(c for c in group.carriers if c.layer in norms) for group in groups},
     )
+
+
+def renormalised(gated: GatedModel, groups: ChannelGroups) -> GatedModel:
+    """Let every LayerNorm whose channels can be cut take mean and variance of the open ones alone.
+
+    So do the LayerNorms of the shrunk network, which closing gates alone does not equal.
+    """
+    norms = {n: m for n, m in gated.model.named_modules() if isinstance(m, nn.LayerNorm)}
+    widths = {name: norm.normalized_shape[-1] for name, norm in norms.items()}
+    rows = [(group, [c for c in group.carriers if c.layer in norms]) for group in groups]
+    indices = _gate_indices(widths, rows)
+    scales = {name: _channel_scale(groups, index_C, torch.clone) for name, index_C in indices.items()}
+    return replace(gated, open=scales)
 
 
 def _rows(couplings: Iterable[Coupling]) -> tuple[Row, ...]:
@@ -211,19 +231,20 @@ def _weight_scale(name: str) -> Scale:
     return lambda gates: gates[name]
 
 
-def _gate_indices(layers: Mapping[str, nn.Module], groups: ChannelGroups) -> dict[str, Tensor]:
-    """For each layer that reads gated channels: (I,) positions in the gates laid end to end.
+def _gate_indices(
+    widths: Mapping[str, int], rows: Sequence[tuple[ChannelGroup, Sequence[Coupling]]]
+) -> dict[str, Tensor]:
+    """For each layer that meets gated channels: (I,) positions in the gates laid end to end.
 
     The last position, behind all gates, is a constant one for inputs without a gate.
     """
-    ungated = sum(group.size for group in groups)
+    ungated = sum(group.size for group, _ in rows)
     indices: dict[str, Tensor] = {}
     offset = 0
-    for group in groups:
-        for consumer in group.consumers:
-            width = in_width(layers[consumer.layer])
-            index_I = indices.setdefault(consumer.layer, torch.full((width,), ungated))
-            index_I[list(consumer.channels)] = offset + torch.tensor(consumer.gates)
+    for group, couplings in rows:
+        for coupling in couplings:
+            index_I = indices.setdefault(coupling.layer, torch.full((widths[coupling.layer],), ungated))
+            index_I[list(coupling.channels)] = offset + torch.tensor(coupling.gates)
         offset += group.size
     return indices
 
@@ -271,31 +292,63 @@ def _weight_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 @contextmanager
-def _scaled_inputs(model: nn.Module, scales: Mapping[str, Tensor]) -> Iterator[None]:
-    """Multiply the inputs of some layers while the block runs; the hooks are gone when it ends."""
+def _before(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
+    """Change the inputs of some layers while the block runs; the hooks are gone when it ends."""
     modules = dict(model.named_modules())
     handles = []
     try:
-        for name, scale in scales.items():
-            handles.append(modules[name].register_forward_pre_hook(_multiply(scale), with_kwargs=True))
+        for name, hook in hooks.items():
+            handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _multiply(scale: Tensor) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+def _multiply(scale: Tensor) -> Hook:
     # Asked once and not in every derivative: on a GPU the answer has to be waited for.
     is_open = bool((scale == 1).all())
+    return _on_input(lambda x: _gated(x, scale, is_open))
 
-    def multiply(
+
+def _centre(open_C: Tensor, eps: float) -> Hook:
+    """Change a LayerNorm's input so that it normalises the open channels as if there were no others.
+
+    Let v be the variance of the K open ones. Of their deviations from their mean, times a and zero
+    elsewhere, the mean over all C is zero and the variance a^2 v K / C. The norm divides by the root of that
+    plus eps: with a^2 = eps / (v (1 - K / C) + eps) the deviation over the root of v + eps comes out.
+    """
+    share = open_C.mean()
+
+    def centre(x: Tensor) -> Tensor:
+        # The last dimension, but of LayerNorms that permute images by themselves.
+        dim = x.dim() - 1 if x.shape[-1] == len(open_C) else 1
+        open_ = open_C.reshape([-1 if d == dim else 1 for d in range(x.dim())])
+
+        def mean(values: Tensor) -> Tensor:
+            return (values * open_).mean(dim, keepdim=True) / share
+
+        apart = (x - mean(x)) * open_
+        return apart * (eps / (mean(apart.square()) * (1 - share) + eps)).sqrt()
+
+    return _on_input(centre)
+
+
+def _eps(model: nn.Module, norm: str) -> float:
+    eps = model.get_submodule(norm).eps
+    assert isinstance(eps, float)
+    return eps
+
+
+def _on_input(change: Callable[[Tensor], Tensor]) -> Hook:
+    def hook(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
-            return (_gated(args[0], scale, is_open), *args[1:]), kwargs
-        return (), {**kwargs, "input": _gated(kwargs["input"], scale, is_open)}
+            return (change(args[0]), *args[1:]), kwargs
+        return (), {**kwargs, "input": change(kwargs["input"])}
 
-    return multiply
+    return hook
 
 
 def _gated(x: Tensor, scale: Tensor, is_open: bool) -> Tensor:

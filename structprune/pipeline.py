@@ -80,8 +80,8 @@ def _cut(run: Run) -> CutNetwork:
     with clock.step("trace", "finding coupled channels"):
         few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
         scope = request.scope
-        offered = picked(channel_groups(model, example, scope.cut_padded), scope.skip, scope.only)
-        groups = trusted(model, offered, few)
+        offered = channel_groups(model, example, scope.cut_padded, scope.embedding)
+        groups = trusted(model, picked(offered, scope.skip, scope.only), few)
     with clock.step("score"):
         plan, scores = choose(model, groups, request.samples, request.scoring, request.budget, run.say)
     with clock.step("cut", "cutting"):

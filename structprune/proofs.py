@@ -31,7 +31,7 @@ from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import load
 from structprune.errors import InputError, ProofFailedError
-from structprune.gates import gate_channels
+from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
 from structprune.redraw import begun_again
 from structprune.report import Proof, ProofName
@@ -175,23 +175,29 @@ def _closed_gates(
     dtype: torch.dtype,
     bounds: Bounds,
 ) -> Proof:
-    closed = gate_channels(copy.deepcopy(dense).to(dtype), groups)
+    whole = copy.deepcopy(dense).to(dtype)
     cut = copy.deepcopy(small).to(dtype)
     gates = {name: keep.to(_device(dense), dtype) for name, keep in plan.keep.items()}
     exact = _cast(inputs, dtype)
 
-    def compare(mode: Mode) -> Gap:
-        own, other = closed, cut
+    def compare(mode: Mode, as_cut: bool = True) -> Gap:
+        model, other = whole, cut
         if mode == "redrawn":
             # The same plan on other weights; what this cut itself holds, the first comparison has shown.
-            again = begun_again(closed.model, lambda net: varies(shrink(net, groups, plan), exact))
-            own, other = gate_channels(again, groups), shrink(again, groups, plan)
-        with torch.no_grad(), exact_arithmetic(), _in_mode(own.model, mode), _in_mode(other, mode):
+            model = begun_again(whole, lambda net: varies(shrink(net, groups, plan), exact))
+            other = shrink(model, groups, plan)
+        own = gate_channels(model, groups)
+        own = renormalised(own, groups) if as_cut else own
+        with torch.no_grad(), exact_arithmetic(), _in_mode(model, mode), _in_mode(other, mode):
             return gap(own(gates, exact), other(*exact))
 
     found, mode = _where_it_counts(compare)
     how = f"{len(exact[0])} inputs, {str(dtype).removeprefix('torch.')}{_statistics(dense, mode)}"
-    return _proof("closed_gates", found, bounds, how)
+    proof = _proof("closed_gates", found, bounds, how)
+    if not renormalised(gate_channels(whole, groups), groups).open:
+        return proof
+    how = f"{how}, LayerNorms over the channels that stay"
+    return replace(proof, how=how, inexact=compare(mode, as_cut=False).error_of_spread)
 
 
 Mode = Literal["fixed", "batch", "redrawn"]

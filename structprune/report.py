@@ -87,6 +87,8 @@ class Proof:
         tolerance_of_spread: the bound on ``error_of_spread``, or None.
         spread: s / max|b|; at 1e-3 or below the comparison says nothing and can't pass.
         how: what was compared, in words: precision, inputs, batch sizes.
+        inexact: where LayerNorms lost channels, max|a - b| / s against closed gates with LayerNorms that
+            take mean and variance of all channels; None where the cut is exact.
     """
 
     name: ProofName
@@ -97,6 +99,7 @@ class Proof:
     tolerance_of_spread: float | None
     spread: float | None
     how: str
+    inexact: float | None = None
 
 
 @dataclass(frozen=True)

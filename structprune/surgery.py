@@ -121,6 +121,8 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         _cut_rows(layer, channels)
     elif isinstance(layer, nn.GroupNorm):
         tp.prune_groupnorm_out_channels(layer, channels)
+    elif isinstance(layer, nn.LayerNorm):
+        _cut_normalised(layer, channels)
     elif isinstance(layer, nn.PReLU):
         tp.prune_prelu_out_channels(layer, channels)
     else:
@@ -190,6 +192,12 @@ def _cut_units(layer: Recurrent, channels: list[int]) -> None:
     layer.hidden_size -= len(units)
 
 
+def _cut_normalised(layer: nn.LayerNorm, channels: list[int]) -> None:
+    for key, _ in list(layer.named_parameters(recurse=False)):
+        _replace(layer, key, 0, channels)
+    layer.normalized_shape = (layer.normalized_shape[0] - len(channels),)
+
+
 def _cut_rows(layer: Attention, rows: list[int]) -> None:
     _replace(layer, "in_proj_weight", 0, rows)
     if layer.in_proj_bias is not None:
@@ -243,13 +251,12 @@ def regrouped(groups: ChannelGroups, plan: Plan) -> ChannelGroups:
             rows = _couplings(group, name)
             return tuple(_renumbered_row(row, keep, left.get(row.layer, set())) for row in rows)
 
-        return ChannelGroup(
-            group.name,
-            int(keep.sum()),
-            side("producers"),
-            side("consumers"),
-            side("carriers"),
-            group.divisor,
+        return replace(
+            group,
+            size=int(keep.sum()),
+            producers=side("producers"),
+            consumers=side("consumers"),
+            carriers=side("carriers"),
             loose=tuple(_renumbered_row(row, keep, gone_loose[row.tensor, row.dim]) for row in group.loose),
             sizes=tuple(_renumbered_row(row, keep, _leaving(row, keep)) for row in group.sizes),
         )

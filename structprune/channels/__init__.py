@@ -36,7 +36,10 @@ Layers = Mapping[str, nn.Module]
 
 
 def channel_groups(
-    model: nn.Module, example: Tensor | Sequence[Tensor], cut_padded: bool = False
+    model: nn.Module,
+    example: Tensor | Sequence[Tensor],
+    cut_padded: bool = False,
+    embedding: bool = False,
 ) -> ChannelGroups:
     """Find the groups of channels that can be cut, by tracing one pass over an example.
 
@@ -47,6 +50,8 @@ def channel_groups(
         example: one input with its batch dimension, (N, C, H, W) for an image network, or several.
         cut_padded: offer channels that are padded with zeros, as in a ResNet's shortcuts without parameters;
             those that meet the zeros stay.
+        embedding: offer channels that a LayerNorm normalises together, as the width of a transformer. Mean
+            and variance are over fewer then, so that a cut is not just what closed gates are.
 
     Returns:
         The groups, the protected layers with reasons, and the layers that have nodes.
@@ -68,7 +73,7 @@ def channel_groups(
     for heavy in ("scipy.sparse.csgraph", "torch._dynamo"):
         import_module(heavy)  # once here, and not in every process that traces: torch imports its own then
     found = isolated(
-        lambda: candidates(_copied(model), inputs, cut_padded),
+        lambda: candidates(_copied(model), inputs, cut_padded, embedding),
         LIMITS,
         "reading the channel groups off a pass of the network",
     )
@@ -76,7 +81,7 @@ def channel_groups(
     layers = dict(node_layers(model))
     outputs = {c.layer for candidate in found if candidate.is_output for c in candidate.producers}
     reasons = _reasons(found, modules, outputs)
-    groups = tuple(_group(c, layers) for c in found if not c.is_output and c.name not in reasons)
+    groups = tuple(_group(c, modules) for c in found if not c.is_output and c.name not in reasons)
     return ChannelGroups(
         groups=groups,
         protected=tuple(_protected(found, groups, layers, reasons, outputs)),
@@ -99,7 +104,15 @@ def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:
     divisor = math.lcm(*(conv_groups(layers[c.layer]) for c in _grouped(candidate, layers)))
     c = candidate
     return ChannelGroup(
-        c.name, c.size, c.producers, c.consumers, c.carriers, divisor, loose=c.loose, sizes=c.sizes
+        c.name,
+        c.size,
+        c.producers,
+        c.consumers,
+        c.carriers,
+        divisor,
+        loose=c.loose,
+        sizes=c.sizes,
+        least=2 if any(isinstance(layers[row.layer], nn.LayerNorm) for row in c.carriers) else 1,
     )
 
 

@@ -74,6 +74,7 @@ class ChannelGroup:
             (the least common multiple of the numbers of conv groups among the layers).
         loose: parameters and buffers of no such layer with an entry per channel.
         sizes: attributes of modules that count the channels.
+        least: how many channels stay at least: a LayerNorm of one puts out a constant.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ChannelGroup:
     divisor: int = 1
     loose: tuple[Loose, ...] = ()
     sizes: tuple[Sizing, ...] = ()
+    least: int = 1
 
     @cached_property
     def costs(self) -> tuple[int, ...]:

@@ -18,11 +18,13 @@ class Scope:
         skip: patterns over layer names: what these write stays.
         only: patterns over layer names: nothing else is cut; none for all.
         cut_padded: cut channels along that a shortcut without parameters pads with zeros.
+        embedding: cut channels along that a LayerNorm normalises together.
     """
 
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     cut_padded: bool = False
+    embedding: bool = False
 
 
 def picked(groups: ChannelGroups, skip: Sequence[str] = (), only: Sequence[str] = ()) -> ChannelGroups:

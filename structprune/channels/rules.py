@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from structprune.channels.labels import FIXED, Labels, Tag, along, collapsed, merged, support
-from structprune.layers import HEADS, WHOLE
+from structprune.layers import EMBEDDED, HEAD_WIDTHS, HEADS, WHOLE
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Tracer(Protocol):
 
     labels: Labels
     cut_padded: bool
+    embedding: bool
 
     def tag(self, tensor: Tensor) -> Tag:
         """Return what is known of a tensor."""
@@ -68,6 +69,9 @@ class Tracer(Protocol):
 
     def resize(self, module: str, attribute: str, labels: Tensor) -> None:
         """Note that an attribute counts these labels."""
+
+    def carried(self, norm: str, size: int) -> Tensor:
+        """Return the labels of what a norm normalises, (C,)."""
 
 
 Rule = Callable[[Tracer, Call], Sequence[Tag]]
@@ -329,7 +333,9 @@ def _reshaped(tracer: Tracer, factor: Tensor, before: list[int], after: list[int
         if len(varied) > 1:
             laid = _one_way(tracer, laid, varied, after)
         elif varied == [laid.dim() - 1] and len(own) > len(new):
-            _note_whole(tracer, laid, varied[0])
+            _note_whole(tracer, laid, varied[0], WHOLE)
+        elif varied and tracer.embedding:
+            _note_whole(tracer, laid, varied[0], EMBEDDED)
     return laid
 
 
@@ -370,7 +376,8 @@ def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequenc
     heads = [(a, getattr(module, a)) for a in HEADS if isinstance(getattr(module, a, None), int)]
     # Of several that fit, the last but the width of a head: there are three heads beside q, k and v at times.
     # A module that doesn't hold a head's width computes it from one that is not to change.
-    held = varied[-1] if after[varied[-1]] in vars(module).values() else None
+    named = [getattr(module, a) for a in HEAD_WIDTHS if isinstance(getattr(module, a, None), int)]
+    held = after[varied[-1]] in (named or vars(module).values())
     counted = [d for d in varied[:-1] if held and any(_counts(laid, d, count) for _, count in heads)]
     chosen = counted[-1] if counted else max(varied, key=lambda d: after[d])
     others = [d for d in varied if d != chosen]
@@ -384,10 +391,10 @@ def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequenc
     return one
 
 
-def _note_whole(tracer: Tracer, laid: Tensor, dim: int) -> None:
-    """Heads that are put side by side again: some modules remember how wide that is."""
+def _note_whole(tracer: Tracer, laid: Tensor, dim: int, attributes: Sequence[str]) -> None:
+    """Some modules remember how wide something is: heads put side by side again, or an embedding."""
     name, module = tracer.inside()
-    for attribute in WHOLE:
+    for attribute in attributes:
         if getattr(module, attribute, None) == laid.shape[dim]:
             tracer.resize(name, attribute, _first(laid, dim, laid.shape[dim]))
 
@@ -510,13 +517,20 @@ def _per_channel(tracer: Tracer, x: Tensor, params: Sequence[Tensor]) -> Tag:
 
 
 def layer_norm(tracer: Tracer, call: Call) -> Sequence[Tag]:
-    """Channels that are normalised together change each other."""
+    """Channels that are normalised together change each other, which those of an embedding may."""
     x = call["input"]
     tag = tracer.tag(x)
     params = [p for p in (call["weight"], call["bias"]) if isinstance(p, Tensor)]
     over = frozenset(range(x.dim() - len(call["normalized_shape"]), x.dim()))
     mixed = [f for f in tag.factors if support(f) & over]
-    tracer.labels.pin(mixed, "its channels are normalised together by a LayerNorm")
+    name, module = tracer.inside()
+    for factor in mixed:
+        is_own = isinstance(module, nn.LayerNorm) and module.eps > 0
+        if tracer.embedding and is_own and support(factor) == over == {x.dim() - 1}:
+            carried = tracer.carried(name, x.shape[-1])
+            tracer.labels.tie(factor.flatten(), carried, "its channels meet a norm whose numbers stay")
+        else:
+            tracer.labels.pin(factor, "its channels are normalised together by a LayerNorm")
     operands = [(tag, x.shape), *((tracer.tag(p), p.shape) for p in params)]
     made = merged(tracer.labels, x.shape, operands, "its channels meet a norm whose numbers stay")
     return [replace(tag, factors=made.factors), *(Tag() for _ in call.outputs[1:])]

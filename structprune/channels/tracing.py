@@ -98,6 +98,7 @@ class _Trace:
     sizings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
     cut_padded: bool = False
+    embedding: bool = False
     muted: int = 0
     calls: int = 0
     started: float = field(default_factory=time.perf_counter)
@@ -122,6 +123,10 @@ class _Trace:
 
     def resize(self, module: str, attribute: str, labels: Tensor) -> None:
         self.sizings.setdefault((module, attribute), labels)
+
+    def carried(self, norm: str, size: int) -> Tensor:
+        known = self.sides.get((norm, "carriers"))
+        return self.label("carriers", norm, size) if known is None else known
 
     def balance(self, pieces: Sequence[Tensor]) -> None:
         self.pieces.append(list(pieces))
@@ -209,20 +214,23 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def candidates(model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool) -> list[Candidate]:
+def candidates(
+    model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool, embedding: bool
+) -> list[Candidate]:
     """Run a network once and read off every group of coupled channels.
 
     Args:
         model: a copy that may be run in any mode.
         inputs: positional inputs.
         cut_padded: let channels leave that are padded with zeros.
+        embedding: let channels leave that a LayerNorm normalises together.
 
     Raises:
         InputError: the network can't be run.
         MemoryError: there is not enough memory to run it.
     """
     trace = _labelled(model)
-    trace.cut_padded = cut_padded
+    trace.cut_padded, trace.embedding = cut_padded, embedding
     model.eval()
     try:
         _run(model, inputs, trace)

@@ -47,6 +47,7 @@ def compress(
     skip: o.Skip = [],  # noqa: B006  typer copies it
     only: o.Only = [],  # noqa: B006
     cut_padded: o.CutPadded = False,
+    embedding: o.Embedding = False,
     weights: Annotated[str | None, typer.Option(hidden=True)] = None,
     export: Annotated[bool, o.flag("--export/--no-export", help="Write and prove ONNX.")] = True,
     opset: o.Opset = None,

@@ -63,13 +63,13 @@ def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Netwo
 
 def groups_of(network: inputs.Network, scope: Scope = NO_LIMITS) -> ChannelGroups:
     """Find the channels that leave together, as ``compress`` does: those that a trial cut bears out."""
-    offered = channel_groups(network.model, network.example, scope.cut_padded)
+    offered = channel_groups(network.model, network.example, scope.cut_padded, scope.embedding)
     return trusted(network.model, picked(offered, scope.skip, scope.only), network.example)
 
 
 def scope_of(asked: Asked) -> Scope:
     """Return what the options let be cut."""
-    return Scope(tuple(asked["skip"]), tuple(asked["only"]), asked["cut_padded"])
+    return Scope(tuple(asked["skip"]), tuple(asked["only"]), asked["cut_padded"], asked["embedding"])
 
 
 def check_early(asked: Asked) -> None:

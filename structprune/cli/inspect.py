@@ -24,6 +24,7 @@ def inspect(
     skip: o.Skip = [],  # noqa: B006  typer copies it
     only: o.Only = [],  # noqa: B006
     cut_padded: o.CutPadded = False,
+    embedding: o.Embedding = False,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     json: o.Json = False,

@@ -113,6 +113,10 @@ CutPadded = Annotated[
     bool,
     flag("--cut-padded", help="Cut along what a shortcut without parameters pads with zeros."),
 ]
+Embedding = Annotated[
+    bool,
+    flag("--embedding", help="Cut along what LayerNorms normalise together; the proof says how far off."),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")]
 Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]
 Exporter = Annotated[str, typer.Option(help="ONNX exporter: auto, dynamo or legacy.")]

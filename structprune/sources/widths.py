@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from structprune.layers import HEADS, WHOLE
+from structprune.layers import EMBEDDED, HEADS, WHOLE
 
 Width = int | tuple[int, ...]
 Widths = Mapping[str, Mapping[str, Width]]
@@ -47,8 +47,8 @@ def _attributes(module: nn.Module) -> tuple[str, ...]:
     known = next((names for kind, names in ATTRIBUTES.items() if isinstance(module, kind)), None)
     if known is not None:
         return known
-    # Attentions of any library, by the names under which they keep what a cut changes.
-    return tuple(name for name in (*HEADS, *WHOLE) if type(getattr(module, name, None)) is int)
+    # Attentions and embeddings of any library, by the names under which they keep what a cut changes.
+    return tuple(name for name in (*HEADS, *WHOLE, *EMBEDDED) if type(getattr(module, name, None)) is int)
 
 
 def _width(value: Any) -> Width:

@@ -117,3 +117,18 @@ def test_channels_that_are_padded_are_cut_along_where_it_is_asked_for(cli: Comma
     cli(*command).refused(3, "padded with zeros")
     report = cli(*command, "--cut-padded", "-o", "out").done().document
     assert all(proof["passed"] for proof in report["proofs"])
+
+
+def test_an_embedding_is_cut_along_where_it_is_asked_for(cli: Command) -> None:
+    pytest.importorskip("timm")
+    asked = ("--nodes", "0.7", "--score", "filter_norm", "--no-measure")
+    command = ("compress", "timm:vit_tiny_patch16_224", *asked)
+    cli(*command).refused(3, "normalised together by a LayerNorm")
+    done = cli(*command, "--embedding", "-o", "out").done()
+    assert "LayerNorms over the channels that stay" in done.out
+    report = cli("report", "out", "--json").done().document
+    (closed,) = (proof for proof in report["proofs"] if proof["name"] == "closed_gates")
+    assert closed["passed"]
+    assert closed["inexact"] > 1e-3
+    before, after = report["widths"]["patch_embed.proj"]
+    assert after < before

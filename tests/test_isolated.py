@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune import channel_groups
-from structprune.channels import tracing
+from structprune.channels import trace
 from structprune.channels.isolated import Limits, isolated
 from structprune.errors import InputError
 
@@ -99,7 +99,7 @@ def test_rules_do_not_take_a_lack_of_memory_for_a_form_they_do_not_know(
     def greedy(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(tracing, "rule_of", lambda *_: greedy)
+    monkeypatch.setattr(trace, "rule_of", lambda *_: greedy)
     with pytest.raises(InputError, match="GB of memory"):
         channel_groups(Net(torch.relu), torch.randn(2, 3, 8, 8))
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from structprune.channels import ChannelGroups, channel_groups, tracing
+from structprune.channels import ChannelGroups, channel_groups
 from structprune.channels.labels import FIXED, Labels, Tag, along, collapsed, merged, support
 from structprune.channels.picking import picked
-from structprune.channels.rules import blocks
+from structprune.channels.rules.reshaping import blocks
 from structprune.errors import InputError, UsageError
 
 
@@ -174,15 +174,15 @@ def test_a_pass_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         while True:
             y = y + 1
 
-    monkeypatch.setattr(tracing, "SECONDS", 0.3)
+    monkeypatch.setattr(trace, "SECONDS", 0.3)
     with pytest.raises(InputError, match=r"not done after 0.3 s and [0-9,]+ operations"):
         channel_groups(Between(forever), torch.randn(2, 3, 6, 6))
 
 
 def test_a_tensor_too_large_to_follow_holds_its_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from structprune.channels import rules
+    from structprune.channels.rules import calls
 
-    monkeypatch.setattr(rules, "LARGEST", 16)
+    monkeypatch.setattr(calls, "LARGEST", 16)
     assert read_by_b(lambda y: y.flip(1)) is None
 
 

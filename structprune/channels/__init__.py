@@ -17,8 +17,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.channels.isolated import exhausted, isolated
-from structprune.channels.rules import MOST_INPUTS
-from structprune.channels.tracing import LIMITS, Candidate, candidates
+from structprune.channels.reading import Candidate
+from structprune.channels.rules.calls import MOST_INPUTS
+from structprune.channels.tracing import LIMITS, candidates
 from structprune.errors import InputError
 from structprune.layers import (
     Conv,

@@ -1,0 +1,152 @@
+"""Operations that move entries: labels move along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from structprune.channels.labels import FIXED, Tag, collapsed, merged, support
+from structprune.channels.rules import calls
+from structprune.channels.rules.calls import Call, Tracer, dims_of, for_all, makers_of, without
+
+
+def moved(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Where entries only move, labels move along: the operation is run on them."""
+    x = call.tensors[0]
+    tag = tracer.tag(x)
+    if x.numel() > calls.LARGEST and tag.factors:
+        tracer.labels.pin(tag.factors, f"its channels are moved about by {call.name} in too large a tensor")
+        return for_all(call, Tag((), tag.makers))
+    results: list[list[Tensor]] = [[] for _ in call.outputs]
+    for factor in tag.factors:
+        laid = factor.expand(x.shape)
+        for own, piece in zip(results, _run(call, x, laid), strict=True):
+            own.append(collapsed(piece))
+    # A convolution goes by its layer and not by these labels, so its weight must be the layer's as it is.
+    layer = tag.layer if x.dim() == 2 else None
+    return [replace(tag, factors=tuple(own), layer=layer) for own in results]
+
+
+def _run(call: Call, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    operation = getattr(torch.ops.aten, call.name)
+    arguments = {key: labels if value is x else value for key, value in call.arguments.items()}
+    out = operation(**arguments)
+    return tuple(out) if isinstance(out, (list, tuple)) else (out,)
+
+
+def picked_out(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Entries looked up by number, or rolled around: numbers that mean other channels after a cut."""
+    x = call.tensors[0]
+    over = _looked_up(call, x.dim())
+    odd = [factor for factor in tracer.tag(x).factors if support(factor) & over]
+    tracer.labels.pin(odd, f"its channels are picked out by number, by {call.name}")
+    return moved(tracer, call)
+
+
+def _looked_up(call: Call, rank: int) -> frozenset[int]:
+    if call.name == "index":
+        return frozenset(d for d, index in enumerate(call["indices"]) if index is not None)
+    if call.name == "diagonal":
+        return dims_of([call["dim1"] or 0, 1 if call["dim2"] is None else call["dim2"]], rank)
+    return dims_of(call["dims"] if call.name == "roll" else call["dim"], rank)
+
+
+def strided(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Another view of the same memory: labels are laid out in memory as the tensor is."""
+    x = call.tensors[0]
+    tag = tracer.tag(x)
+    factors = []
+    for factor in tag.factors:
+        laid = torch.empty_strided(x.shape, x.stride(), dtype=torch.int64)
+        laid.copy_(factor.expand(x.shape))
+        offset = call["storage_offset"]
+        offset = 0 if offset is None else offset - x.storage_offset()
+        factors.append(collapsed(laid.as_strided(call["size"], call["stride"], offset)))
+    return [replace(tag, factors=tuple(factors))]
+
+
+def permuted(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Dimensions that change places, appear or vanish: labels need not be laid out for it."""
+    x = call.tensors[0]
+    tag = tracer.tag(x)
+    factors = tuple(_run(call, x, factor)[0] for factor in tag.factors)
+    return [replace(tag, factors=factors)]
+
+
+def squeezed(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Dimensions of one entry vanish."""
+    x = call.tensors[0]
+    tag, dims = tracer.tag(x), dims_of(call["dim"], x.dim())
+    gone = frozenset(d for d in dims if x.shape[d] == 1)
+    return [replace(tag, factors=tuple(f.reshape(without(f.shape, gone)) for f in tag.factors))]
+
+
+def expanded(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """New dimensions in front, and repeated entries of size one."""
+    (out,) = call.outputs
+    tag = tracer.tag(call.tensors[0])
+    lifted = tuple(f.reshape([1] * (out.dim() - f.dim()) + list(f.shape)) for f in tag.factors)
+    return [replace(tag, factors=lifted, layer=None)]
+
+
+def cut_out(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """A slice: of channels it can't be taken from fewer, since code says where it begins and ends."""
+    x, (out,) = call.tensors[0], call.outputs
+    tag = tracer.tag(x)
+    if out.shape == x.shape:
+        return [tag]
+    dim = (call["dim"] or 0) % max(x.dim(), 1)
+    if not tag.weight:
+        tracer.labels.pin([f for f in tag.factors if dim in support(f)], "its channels are sliced")
+    return moved(tracer, call)
+
+
+def split(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Pieces of equal size shrink alike if their channels turn out to be tied; others can't."""
+    x = call.tensors[0]
+    tag, tags = tracer.tag(x), moved(tracer, call)
+    dim = (call["dim"] or 0) % max(x.dim(), 1)
+    for i, factor in enumerate(tag.factors):
+        if dim in support(factor):
+            tracer.balance([piece.factors[i] for piece in tags])
+    return tags
+
+
+def joined(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """A concatenation: each piece keeps its own labels along that dimension; along others they meet."""
+    pieces = [x for x in call["tensors"] if x.numel()]
+    (out,) = call.outputs
+    new = call.name == "stack"
+    dim = (call["dim"] or 0) % out.dim()
+    shapes = [[*x.shape[:dim], 1, *x.shape[dim:]] if new else list(x.shape) for x in pieces]
+    tags = [tracer.tag(x) for x in pieces]
+    lifted = [
+        [f.reshape([*f.shape[:dim], 1, *f.shape[dim:]]) if new else f for f in tag.factors] for tag in tags
+    ]
+    lengthwise = [[f for f in factors if dim in support(f)] for factors in lifted]
+    crosswise = [[f for f in factors if dim not in support(f)] for factors in lifted]
+    # What runs across is shared by all pieces: they meet like operands of a sum.
+    operands = [
+        (Tag(tuple(factors)), [*shape[:dim], 1, *shape[dim + 1 :]])
+        for factors, shape in zip(crosswise, shapes, strict=True)
+    ]
+    across = [*out.shape[:dim], 1, *out.shape[dim + 1 :]]
+    reason = "its channels are concatenated with values that have none, across the channels"
+    factors = list(merged(tracer.labels, across, operands, reason).factors)
+    if any(lengthwise):
+        factors.append(_end_to_end(lengthwise, shapes, dim))
+        for extra in (f for own in lengthwise for f in own[1:]):
+            tracer.labels.pin(extra, "its channels are laid out in more ways than one")
+    return [Tag(tuple(factors), makers_of(tracer, call), all(tag.weight for tag in tags))]
+
+
+def _end_to_end(lengthwise: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[int]], dim: int) -> Tensor:
+    wide = frozenset().union(*(support(f) for own in lengthwise for f in own)) | {dim}
+    rows = []
+    for own, shape in zip(lengthwise, shapes, strict=True):
+        target = [size if d in wide else 1 for d, size in enumerate(shape)]
+        rows.append(own[0].expand(target) if own else torch.full(target, FIXED))
+    return collapsed(torch.cat(rows, dim))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from structprune.channels import ChannelGroups, channel_groups
+from structprune.channels import ChannelGroups, channel_groups, trace
 from structprune.channels.labels import FIXED, Labels, Tag, along, collapsed, merged, support
 from structprune.channels.picking import picked
 from structprune.channels.rules.reshaping import blocks

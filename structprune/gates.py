@@ -37,6 +37,7 @@ from structprune.layers import (
     weight_of,
     weighted_layers,
 )
+from structprune.open_norms import open_norms
 
 Gates = Mapping[str, Tensor]
 Scale = Callable[[Gates], Tensor]
@@ -120,9 +121,11 @@ class GatedModel:
         scaled = self.effective(gates, parameters) if scaled is None else scaled
         stand_ins = {**self._scratch_buffers(), **(buffers or {})}
         hooks = {name: _multiply(s(gates)) for name, s in self.input_scales.items()}
-        hooks |= {name: _centre(s(gates), _eps(self.model, name)) for name, s in self.open.items()}
-        with _before(self.model, hooks):
-            return functional_call(self.model, {**values, **scaled, **stand_ins}, tuple(inputs))
+        with _before(self.model, hooks), open_norms(self.model, {n: s(gates) for n, s in self.open.items()}):
+            every = {**values, **scaled, **stand_ins}
+            every |= {alias: every[name] for alias, name in _aliases(self.model).items() if name in every}
+            # torch restores a module that has two names wrongly where it looks for aliases by itself.
+            return functional_call(self.model, every, tuple(inputs), tie_weights=False)
 
     def _values(self, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
@@ -173,6 +176,18 @@ def gate_channels(
         producers={group.name: _rows(group.producers) for group in groups},
         norms={group.name: _rows(c for c in group.carriers if c.layer in norms) for group in groups},
     )
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Return every further name of a parameter or buffer that several modules share -> its first one."""
+    first: dict[int, str] = {}
+    aliases = {}
+    for prefix, module in model.named_modules():  # a module once, whatever names it has
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            name = f"{prefix}.{key}" if prefix else key
+            if tensor is not None and first.setdefault(id(tensor), name) != name:
+                aliases[name] = first[id(tensor)]
+    return aliases
 
 
 def renormalised(gated: GatedModel, groups: ChannelGroups) -> GatedModel:
@@ -308,47 +323,15 @@ def _before(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
 def _multiply(scale: Tensor) -> Hook:
     # Asked once and not in every derivative: on a GPU the answer has to be waited for.
     is_open = bool((scale == 1).all())
-    return _on_input(lambda x: _gated(x, scale, is_open))
 
-
-def _centre(open_C: Tensor, eps: float) -> Hook:
-    """Change a LayerNorm's input so that it normalises the open channels as if there were no others.
-
-    Let v be the variance of the K open ones. Of their deviations from their mean, times a and zero
-    elsewhere, the mean over all C is zero and the variance a^2 v K / C. The norm divides by the root of that
-    plus eps: with a^2 = eps / (v (1 - K / C) + eps) the deviation over the root of v + eps comes out.
-    """
-    share = open_C.mean()
-
-    def centre(x: Tensor) -> Tensor:
-        # The last dimension, but of LayerNorms that permute images by themselves.
-        dim = x.dim() - 1 if x.shape[-1] == len(open_C) else 1
-        open_ = open_C.reshape([-1 if d == dim else 1 for d in range(x.dim())])
-
-        def mean(values: Tensor) -> Tensor:
-            return (values * open_).mean(dim, keepdim=True) / share
-
-        apart = (x - mean(x)) * open_
-        return apart * (eps / (mean(apart.square()) * (1 - share) + eps)).sqrt()
-
-    return _on_input(centre)
-
-
-def _eps(model: nn.Module, norm: str) -> float:
-    eps = model.get_submodule(norm).eps
-    assert isinstance(eps, float)
-    return eps
-
-
-def _on_input(change: Callable[[Tensor], Tensor]) -> Hook:
-    def hook(
+    def multiply(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return (), {**kwargs, "input": change(kwargs["input"])}
+            return (_gated(args[0], scale, is_open), *args[1:]), kwargs
+        return (), {**kwargs, "input": _gated(kwargs["input"], scale, is_open)}
 
-    return hook
+    return multiply
 
 
 def _gated(x: Tensor, scale: Tensor, is_open: bool) -> Tensor:

@@ -17,9 +17,10 @@ Attention = nn.MultiheadAttention
 WEIGHTED = (_ConvNd, nn.Linear)
 """Layers that have nodes and prunable weights."""
 
-# Attributes that count the heads of an attention, that hold the width of one and of all, and of an embedding.
+# Attributes that count the heads of an attention, that (by how they end) hold the width of one, that hold the
+# width of all, and that of an embedding.
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
-HEAD_WIDTHS = ("head_dim", "attention_head_size")
+HEAD_WIDTHS = ("head_dim", "head_size")
 WHOLE = ("attn_dim", "all_head_size", "inner_dim")
 EMBEDDED = ("hidden_dim",)
 

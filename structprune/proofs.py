@@ -194,10 +194,12 @@ def _closed_gates(
     found, mode = _where_it_counts(compare)
     how = f"{len(exact[0])} inputs, {str(dtype).removeprefix('torch.')}{_statistics(dense, mode)}"
     proof = _proof("closed_gates", found, bounds, how)
-    if not renormalised(gate_channels(whole, groups), groups).open:
+    scales = renormalised(gate_channels(whole, groups), groups).open.values()
+    if all(bool(scale(gates).all()) for scale in scales):
         return proof
-    how = f"{how}, LayerNorms over the channels that stay"
-    return replace(proof, how=how, inexact=compare(mode, as_cut=False).error_of_spread)
+    inexact = compare(mode, as_cut=False).error_of_spread
+    how += f", LayerNorms over the channels that stay (with all of them {inexact:.1e} of the spread away)"
+    return replace(proof, how=how, inexact=inexact)
 
 
 Mode = Literal["fixed", "batch", "redrawn"]

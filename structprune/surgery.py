@@ -193,8 +193,9 @@ def _cut_units(layer: Recurrent, channels: list[int]) -> None:
 
 
 def _cut_normalised(layer: nn.LayerNorm, channels: list[int]) -> None:
-    for key, _ in list(layer.named_parameters(recurse=False)):
-        _replace(layer, key, 0, channels)
+    for key in ("weight", "bias"):
+        if getattr(layer, key) is not None:
+            _replace(layer, key, 0, channels)
     layer.normalized_shape = (layer.normalized_shape[0] - len(channels),)
 
 

@@ -103,8 +103,8 @@ def _varies(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
         raise
     except Exception:
         return True
-    wide = [x for x in outputs if x.is_floating_point() and x.dim() and x.numel()]
-    return not wide or any(bool(x.std(0, correction=0).mean() > 1e-6 * x.abs().max()) for x in wide)
+    several = [x for x in outputs if x.is_floating_point() and x.dim() and len(x) > 1 and x.numel()]
+    return not several or any(bool(x.std(0).mean() > 1e-6 * x.abs().max()) for x in several)
 
 
 def _wrong_at_home(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> list[str]:

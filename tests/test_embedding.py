@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ class Images(nn.LayerNorm):
 class Block(nn.Module):
     """Attention and hidden units around a stream of a fixed width."""
 
-    def __init__(self, norm: type[nn.LayerNorm] = nn.LayerNorm, eps: float = 1e-5) -> None:
+    def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm1, self.norm2 = norm(WIDTH, eps=eps), norm(WIDTH, eps=eps)
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=eps), nn.LayerNorm(WIDTH, eps=eps)
         self.attn = nn.MultiheadAttention(WIDTH, 3, batch_first=True)
         self.fc1, self.fc2 = nn.Linear(WIDTH, 20), nn.Linear(20, WIDTH)
 
@@ -71,8 +72,8 @@ def x() -> Tensor:
     return torch.randn(6, 3, 8, 8, dtype=torch.float64)
 
 
-def whole(groups: ChannelGroups) -> list[str]:
-    return [group.name for group in groups if group.name == "patches"]
+def whole(groups: ChannelGroups) -> bool:
+    return any(group.name == "patches" for group in groups)
 
 
 def test_it_is_offered_only_where_it_is_asked_for(x: Tensor) -> None:
@@ -149,6 +150,86 @@ def test_the_trial_bears_it_out(x: Tensor) -> None:
     model = Transformer()
     groups = channel_groups(model, x.float(), embedding=True)
     assert trusted(model, groups, (x.float(),)) == groups
+
+
+@pytest.mark.parametrize("side", [WIDTH, WIDTH + 1])
+def test_images_as_wide_as_they_have_channels(side: int) -> None:
+    """A norm that permutes must not be taken to normalise along the image's rows."""
+    x = torch.randn(3, 3, side, side)
+    model = nn.Sequential(nn.Conv2d(3, WIDTH, 1), Images(WIDTH), nn.Conv2d(WIDTH, 6, 3), nn.Conv2d(6, 4, 3))
+    groups = channel_groups(model, x, embedding=True)
+    assert [group.name for group in groups] == ["0", "2"]
+    assert trusted(model, groups, (x,)) == groups
+
+
+class Affine(nn.LayerNorm):
+    """Calls itself a LayerNorm and mixes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+class Fused(nn.LayerNorm):
+    """Adds before it normalises."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.relu(x) + x)
+
+
+@pytest.mark.parametrize(("kind", "embedding"), [(Affine, False), (Affine, True), (Fused, True)])
+def test_norms_of_the_users_own(kind: type[nn.LayerNorm], embedding: bool) -> None:
+    x = torch.randn(4, 5)
+    model = nn.Sequential(nn.Linear(5, 8), kind(8), nn.ReLU(), nn.Linear(8, 6), nn.Linear(6, 3))
+    groups = channel_groups(model, x, embedding=embedding)
+    assert [group.name for group in trusted(model, groups, (x,))] == ["0", "3"]
+
+
+class Named(Transformer):
+    """Says how wide it is, and goes by it, as torchvision's ViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden_dim = WIDTH
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.images(self.patches(x))
+        stream = y.reshape(len(x), self.hidden_dim, -1).transpose(1, 2) + self.positions
+        out: Tensor = self.head(self.norm(self.blocks(stream)).mean(1))
+        return out
+
+
+def test_a_width_that_the_network_remembers_shrinks_along(x: Tensor, tmp_path: Path) -> None:
+    inputs = x.float()
+    done = structprune.compress(Named(), inputs, nodes=0.5, embedding=True, score="filter_norm", export=False)
+    before, after = done.report.widths["patches"]
+    assert after < before
+    assert vars(done.model)["hidden_dim"] == after
+    done.save(tmp_path / "out")
+    again = structprune.load(tmp_path / "out", model=Named())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(inputs), done.model.eval()(inputs))
+
+
+class Computed(nn.Module):
+    """Computes a width that others store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    @property
+    def hidden_dim(self) -> int:
+        return self.a.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.a(x).reshape(len(x), self.hidden_dim))
+        return out
+
+
+def test_a_width_that_is_computed_is_left_alone() -> None:
+    x = torch.randn(6, 4)
+    done = structprune.compress(Computed(), x, nodes=0.5, score="filter_norm", export=False)
+    assert done.model.get_submodule("b").in_features == 3
 
 
 class Doubtful(Transformer):

@@ -266,3 +266,36 @@ def test_open_gates_have_the_models_precision(dtype: torch.dtype) -> None:
     assert all(gate.dtype == dtype and gate.requires_grad for gate in gates.values())
     assert not any(gate.requires_grad for gate in gated.ones(requires_grad=False).values())
     assert all(bool((gate == 1).all()) for gate in gates.values())
+
+
+class Twice(nn.Module):
+    """A layer under two names, and a weight that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c, self.d = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.b = self.a
+        self.c.weight = self.a.weight
+        self.norm = nn.BatchNorm1d(5)
+        self.same = self.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.d(self.c(self.same(self.b(self.norm(self.a(x))))))
+        return out
+
+
+def test_layers_with_two_names_are_as_they_were() -> None:
+    model = Twice().eval()
+    x = torch.randn(6, 5)
+    before = {name: (type(p), p.requires_grad, id(p)) for name, p in model.named_parameters()}
+    gated = gate_weights(model)
+    with torch.no_grad():
+        assert torch.equal(gated(gated.ones(), (x,)), model(x))
+        halved = {name: 0.5 * gate for name, gate in gated.ones().items()}
+        other = copy.deepcopy(model)
+        for layer in (other.a, other.d):  # c has a's weight
+            layer.weight.mul_(0.5)
+        assert torch.allclose(gated(halved, (x,)), other(x))
+    assert {name: (type(p), p.requires_grad, id(p)) for name, p in model.named_parameters()} == before
+    assert model.a.weight is model.c.weight
+    assert model.a is model.b

@@ -26,6 +26,7 @@ ORDER = (
     "arithmetic",
     "channels",
     "batch_norm",
+    "open_norms",
     "gates",
     "masks",
     "scores",

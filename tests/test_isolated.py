@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,6 +58,72 @@ def leave(y: Tensor) -> Tensor:
     raise SystemExit(3)
 
 
+def ours(code: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter of its own."""
+    start = "import os, signal, torch\nfrom torch import nn\nfrom structprune import channel_groups\n"
+    return subprocess.run(
+        [sys.executable, "-c", start + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **more},
+    )
+
+
+NET = """
+net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+print(len(channel_groups(net, torch.randn(2, 3, 8, 8))))
+"""
+
+
+def test_where_children_are_not_waited_for_it_works_all_the_same() -> None:
+    done = ours("signal.signal(signal.SIGCHLD, signal.SIG_IGN)" + NET)
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
+
+
+def test_a_hang_up_that_the_parent_ignores_ends_nothing() -> None:
+    code = """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    class Net(nn.Sequential):
+        def forward(self, x):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return super().forward(x)
+    net = Net(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    print(len(channel_groups(net, torch.randn(2, 3, 8, 8))))
+    """
+    done = ours(code)
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
+
+
+def test_the_environment_has_it_done_here() -> None:
+    code = "from structprune.channels.isolated import Limits, isolated\n"
+    code += "print(isolated(os.getpid, Limits(9, 1 << 30), 'looking') == os.getpid())"
+    assert ours(code, STRUCTPRUNE_ISOLATED="0").stdout == "True\n"
+    assert ours(code).stdout == "False\n"
+
+
+def test_nothing_is_left_behind() -> None:
+    def descendants() -> set[int]:
+        return {child.pid for child in psutil.Process().children(recursive=True)}
+
+    before, files = descendants(), psutil.Process().num_fds()
+    with pytest.raises(InputError, match=r"not done after 0.5 s"):
+        isolated(lambda: subprocess.run(["sleep", "60"], check=False), Limits(0.5, 1 << 30), "sleeping")
+    for _ in range(20):
+        isolated(lambda: 1, ROOM, "looking")
+    assert descendants() == before
+    assert psutil.Process().num_fds() == files
+
+
+def test_threads_may_ask_at_once() -> None:
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: isolated(lambda: number, ROOM, "looking"), range(40)))
+    assert found == list(range(40))
+    assert warnings.filters == filters
+
+
 def test_side_effects_stay_there() -> None:
     seen: list[int] = []
     before = torch.get_num_threads()
@@ -70,8 +141,9 @@ def test_errors_of_ours_come_back_as_they_are() -> None:
     def work() -> None:
         raise InputError("it is not what it was")
 
-    with pytest.raises(InputError, match=r"^it is not what it was$"):
+    with pytest.raises(InputError, match=r"^it is not what it was$") as caught:
         isolated(work, ROOM, "looking")
+    assert "in work" in str(caught.value.__cause__)  # where it was, for --debug
 
 
 def test_a_network_that_explodes_is_refused() -> None:

@@ -10,6 +10,8 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 
 from torch import Tensor, nn
@@ -58,7 +60,7 @@ def channel_groups(
         The groups, the protected layers with reasons, and the layers that have nodes.
 
     Raises:
-        InputError: the network can't be traced, or not within a minute and 4 GB beyond its own.
+        InputError: the network can't be traced, or not within three minutes and 4 GB beyond its own.
 
     Example:
         >>> import torch
@@ -72,10 +74,12 @@ def channel_groups(
     given = (example,) if isinstance(example, Tensor) else tuple(example)
     inputs = tuple(x[:MOST_INPUTS] if x.dim() else x for x in given)
     for heavy in ("scipy.sparse.csgraph", "torch._dynamo"):
-        import_module(heavy)  # once here, and not in every process that traces: torch imports its own then
+        with suppress(ImportError):  # once here, and not in every process that traces: it imports them then
+            import_module(heavy)
+    copied = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
     found = isolated(
         lambda: candidates(_copied(model), inputs, cut_padded, embedding),
-        LIMITS,
+        replace(LIMITS, bytes=LIMITS.bytes + 2 * copied),
         "reading the channel groups off a pass of the network",
     )
     modules = dict(model.named_modules())

@@ -7,12 +7,17 @@ these can be caught where it runs.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,8 +44,11 @@ class Limits:
 def isolated(work: Callable[[], T], limits: Limits, doing: str) -> T:
     """Do work in a process of its own, where there can be one: on Linux, away from CUDA.
 
+    The process is a copy of this one with one thread. Work that waits for another thread of this process
+    waits in vain there; ``STRUCTPRUNE_ISOLATED=0`` in the environment has it done here.
+
     Args:
-        work: a function without side effects that anybody needs, on one thread.
+        work: a function without side effects that anybody needs.
         limits: what it may take. Where there is no process of its own they are not enforced.
         doing: what it does, for messages.
 
@@ -55,60 +63,113 @@ def isolated(work: Callable[[], T], limits: Limits, doing: str) -> T:
         >>> isolated(lambda: 6 * 7, Limits(seconds=60, bytes=1 << 30), "multiplying")
         42
     """
-    if not _forks():
-        return work()
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_do, args=(work, limits, doing, ours, theirs), daemon=True)
-    with warnings.catch_warnings():
-        # Python 3.12 warns of locks that other threads hold; the child is one thread and takes none of them.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child.start()
-    theirs.close()
+    started = _started(work, limits, doing) if _forks() else None
+    if started is None:
+        return _here(work, limits, doing)
+    child, answers = started
     try:
-        if not ours.poll(limits.seconds):
-            raise InputError(f"{doing} is not done after {limits.seconds:g} s")
-        done, outcome = ours.recv()
-    except EOFError:
+        if not answers.poll(limits.seconds):
+            raise InputError(f"{doing} is not done after {limits.seconds:g} s{_beside_threads()}")
+        error, outcome = answers.recv()
+    except (EOFError, OSError):
         child.join()
         raise InputError(f"{doing} ended its process ({_ending(child.exitcode)})") from None
     finally:
-        child.kill()
-        child.join()
-        child.close()
-        ours.close()
-    if isinstance(outcome, StructpruneError) and not done:
-        raise outcome
+        answers.close()
+        _end(child)
+    if error is not None:
+        raise error from RuntimeError(outcome)
     found: T = outcome
     return found
 
 
+def _here(work: Callable[[], T], limits: Limits, doing: str) -> T:
+    try:
+        return work()
+    except MemoryError as error:
+        raise InputError(f"{doing} takes more memory than there is") from error
+
+
 def _forks() -> bool:
     """Tell whether a copy of this process can go on by itself: CUDA's contexts and daemons can't."""
-    process = multiprocessing.current_process()
+    wanted = os.environ.get("STRUCTPRUNE_ISOLATED") != "0"
     has_cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return sys.platform == "linux" and not has_cuda and not process.daemon
+    is_daemon = multiprocessing.current_process().daemon
+    return wanted and sys.platform == "linux" and not has_cuda and not is_daemon
+
+
+def _started(work: Callable[[], Any], limits: Limits, doing: str) -> tuple[ForkProcess, Connection] | None:
+    """Start the process; None where the system has none left."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_do, args=(work, limits, doing, ours, theirs))
+    try:
+        with _STARTING, warnings.catch_warnings():
+            # Python 3.12 warns of locks that other threads hold; our own part takes none of them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child.start()
+    except OSError:
+        ours.close()
+        return None
+    finally:
+        theirs.close()
+    return child, ours
+
+
+_STARTING = threading.Lock()
+"""Warning filters are the whole process's."""
+
+
+def _end(child: ForkProcess) -> None:
+    """End a process and all that it started; where it is gone already, so much the better."""
+    if child.pid:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+    child.join()
+    with suppress(ValueError):  # somebody else waited for it
+        child.close()
+
+
+def _beside_threads() -> str:
+    return (
+        ", and it may wait for another thread of this process: STRUCTPRUNE_ISOLATED=0 has it done here"
+        if threading.active_count() > 1
+        else ""
+    )
 
 
 def _do(
-    work: Callable[[], Any], limits: Limits, doing: str, theirs_alone: Connection, out: Connection
+    work: Callable[[], Any], limits: Limits, doing: str, end_of_parent: Connection, out: Connection
 ) -> None:
-    theirs_alone.close()
+    try:
+        end_of_parent.close()
+        _settle(limits)
+        out.send((None, work()))
+    except MemoryError:
+        said = f"{doing} takes more than {limits.bytes / 1e9:.1f} GB of memory"
+        out.send((InputError(said), traceback.format_exc()))
+    except StructpruneError as error:
+        out.send((error, traceback.format_exc()))
+    except BaseException as error:
+        said = f"{doing} failed with {type(error).__name__}: {error}"
+        out.send((InputError(said), traceback.format_exc()))
+
+
+def _settle(limits: Limits) -> None:
+    """Make a copied process one of its own."""
+    os.setpgid(0, 0)
     # The parent hears of Ctrl-C and ends this process; its handlers are not for here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    # A parent that was killed ends nobody.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limits.seconds + 5)
     # The threads of the parent's pools are not here.
     torch.set_num_threads(1)
     _limit_memory(limits.bytes)
-    try:
-        out.send((True, work()))
-    except MemoryError:
-        out.send((False, InputError(f"{doing} takes more than {limits.bytes / 1e9:.1f} GB of memory")))
-    except StructpruneError as error:
-        out.send((False, error))
-    except BaseException as error:
-        out.send((False, InputError(f"{doing} failed with {type(error).__name__}: {error}")))
 
 
 def _limit_memory(more: int) -> None:
@@ -129,4 +190,5 @@ def _ending(code: int | None) -> str:
 
 def exhausted(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    said = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "not enough memory" in said

@@ -77,6 +77,8 @@ def _tie_units(trace: Trace, layer: Recurrent, written: Tensor, read: Tensor) ->
 def _tag_norm(trace: Trace, name: str, module: nn.Module, seen: set[int]) -> None:
     tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     own = [x for _, x in tensors if x.is_floating_point() and x.dim() == 1 and id(x) not in seen]
+    if isinstance(module, nn.LayerNorm):  # of a subclass, what is the norm's
+        own = [x for x in own if x is module.weight or x is module.bias]
     if own and len({len(x) for x in own}) == 1 and len(own[0]) > 1:
         labels = trace.label("carriers", name, len(own[0]))
         for x in own:

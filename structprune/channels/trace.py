@@ -17,8 +17,8 @@ from structprune.channels.rules import rule_of
 from structprune.channels.rules.calls import Call
 from structprune.errors import InputError
 
-SECONDS = 60.0
-"""How long a pass may take; that of the largest networks takes some seconds."""
+SECONDS = 180.0
+"""How long a pass may take, on one thread; those of the zoo take some seconds."""
 
 
 @dataclass(frozen=True)

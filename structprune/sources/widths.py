@@ -48,7 +48,7 @@ def _attributes(module: nn.Module) -> tuple[str, ...]:
     if known is not None:
         return known
     # Attentions and embeddings of any library, by the names under which they keep what a cut changes.
-    return tuple(name for name in (*HEADS, *WHOLE, *EMBEDDED) if type(getattr(module, name, None)) is int)
+    return tuple(name for name in (*HEADS, *WHOLE, *EMBEDDED) if type(vars(module).get(name)) is int)
 
 
 def _width(value: Any) -> Width:

@@ -68,11 +68,12 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int],
 def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequence[int]) -> Tensor:
     """Let whole slices along one of several dimensions leave: heads where a module counts them."""
     name, module = tracer.inside()
-    heads = [(a, getattr(module, a)) for a in HEADS if isinstance(getattr(module, a, None), int)]
+    numbers = {a: count for a, count in vars(module).items() if type(count) is int}
+    heads = [(a, numbers[a]) for a in HEADS if a in numbers]
     # Of several that fit, the last but the width of a head: there are three heads beside q, k and v at times.
     # A module that doesn't hold a head's width computes it from one that is not to change.
-    named = [getattr(module, a) for a in HEAD_WIDTHS if isinstance(getattr(module, a, None), int)]
-    held = after[varied[-1]] in (named or vars(module).values())
+    widths = [width for a, width in numbers.items() if a.endswith(HEAD_WIDTHS)]
+    held = after[varied[-1]] in (widths or numbers.values())
     counted = [d for d in varied[:-1] if held and any(_counts(laid, d, count) for _, count in heads)]
     chosen = counted[-1] if counted else max(varied, key=lambda d: after[d])
     others = [d for d in varied if d != chosen]
@@ -90,7 +91,7 @@ def _note_whole(tracer: Tracer, laid: Tensor, dim: int, attributes: Sequence[str
     """Some modules remember how wide something is: heads put side by side again, or an embedding."""
     name, module = tracer.inside()
     for attribute in attributes:
-        if getattr(module, attribute, None) == laid.shape[dim]:
+        if vars(module).get(attribute) == laid.shape[dim]:
             tracer.resize(name, attribute, _first(laid, dim, laid.shape[dim]))
 
 

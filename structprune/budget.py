@@ -27,7 +27,7 @@ from structprune.channels import ChannelGroup, ChannelGroups
 from structprune.errors import TargetUnreachableError, UsageError
 
 Unit = Literal["nodes", "weights"]
-_SMALL_PART = 0.1
+_SMALL_PART = 0.2
 
 
 @dataclass(frozen=True)

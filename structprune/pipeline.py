@@ -86,7 +86,7 @@ def _cut(run: Run) -> CutNetwork:
         plan, scores = choose(model, groups, request.samples, request.scoring, request.budget, run.say)
     with clock.step("cut", "cutting"):
         small = shrink(model, groups, plan).eval()
-    run.notes.extend(_missed(groups, plan))
+    run.notes.extend((*_missed(groups, plan), *_whole(groups, plan)))
     with clock.step("prove", "proving the cut"):
         some = tuple(x[:CLOSED_INPUTS] for x in run.inputs)
         proof = closed_gates(model, small, groups, plan, some)
@@ -99,6 +99,16 @@ def _missed(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
     target = round(plan.budget.remove * groups.nodes)
     if gone := target - nodes_gone(groups, plan):
         yield f"{gone} of {target} nodes asked for stay, since channels leave only in larger steps"
+
+
+def _whole(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
+    """Say so where layers that could be cut keep every channel, since others score lower."""
+    touched = {row.layer for g in groups if not plan.keep[g.name].all() for row in g.producers}
+    offered = dict.fromkeys(row.layer for group in groups for row in group.producers)
+    if plan.budget.remove and (whole := [layer for layer in offered if layer not in touched]):
+        more = f" and {len(whole) - 3} more" if len(whole) > 3 else ""
+        shown = ", ".join(whole[:3])
+        yield f"{len(whole)} layers keep every channel, since those of others score lower: {shown}{more}"
 
 
 def _check_samples(samples: Samples) -> None:

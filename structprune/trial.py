@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +47,7 @@ class Trial:
 
 SHALLOW, DEEP = (0.1, 0.4), (0.55, 0.9)
 NOTHING = Trial((), SHALLOW)
+Pairs = Sequence[tuple[object, object]]
 
 
 def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
@@ -68,13 +69,15 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
         InputError: two runs of the network, nothing cut, don't agree.
     """
     exact, doubles = _in(torch.float64, model, inputs)
-    if not _varies(exact, doubles):  # as where the last layer begins at zero: any cut would come out right
+    verdict = _verdict(exact, groups, doubles)
+    if verdict.failing is None and not verdict.varied:
+        # As where the last layer begins at zero: any cut comes out right.
         exact = begun_again(exact, lambda net: _varies(net, doubles))
-    if _failure(exact, groups, doubles) is None:
+        verdict = _verdict(exact, groups, doubles)
+    if verdict.failing is None:
         return groups
-    if not _equal(
-        exact, groups, doubles, NOTHING
-    ):  # code that makes float32 values in its forward pass, perhaps
+    # Code that makes float32 values in its forward pass, perhaps.
+    if not _equal(exact, groups, doubles, NOTHING):
         exact, doubles = _in(torch.float32, model, inputs)
         if not _equal(exact, groups, doubles, NOTHING):
             raise InputError(
@@ -83,7 +86,7 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
             )
     reason = "a trial cut of its channels changes what the network computes"
     left = groups.without(dict.fromkeys(_wrong_at_home(exact, groups, doubles), reason))
-    while (failing := _failure(exact, left, doubles)) is not None:
+    while (failing := _verdict(exact, left, doubles).failing) is not None:
         left = left.without({_culprit(exact, left, doubles, failing).name: reason})
     return left
 
@@ -95,15 +98,14 @@ def _in(
 
 
 def _varies(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    """Tell whether any output varies over the inputs; where the network doesn't run, others will say so."""
-    try:
-        with torch.no_grad(), evaluating(model, "batch"):
-            outputs = [x for x in tree_leaves(model(*inputs)) if isinstance(x, Tensor)]
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
-        return True
-    several = [x for x in outputs if x.is_floating_point() and x.dim() and len(x) > 1 and x.numel()]
+    with torch.no_grad(), evaluating(model, "batch"):
+        return _vary(tree_leaves(model(*inputs)))
+
+
+def _vary(outputs: Iterable[object]) -> bool:
+    """Tell whether any output varies over the inputs, or none could."""
+    tensors = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
+    several = [x for x in tensors if x.dim() and len(x) > 1 and x.numel()]
     return not several or any(bool(x.std(0).mean() > 1e-6 * x.abs().max()) for x in several)
 
 
@@ -176,16 +178,39 @@ def _inside(group: ChannelGroup, home: str) -> ChannelGroups:
     return ChannelGroups((alone,), (), {c.layer: len(c.channels) for c in alone.producers}, ())
 
 
-def _failure(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> Trial | None:
-    """Return a trial that goes wrong; None where neither does, of all groups and of about every other one.
+@dataclass(frozen=True)
+class Verdict:
+    """What trials said.
+
+    Attributes:
+        failing: one that went wrong, or None.
+        varied: whether outputs varied over the inputs, without which nothing could go wrong.
+    """
+
+    failing: Trial | None
+    varied: bool
+
+
+def _verdict(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> Verdict:
+    """Try a cut of all groups and one of about every other one.
 
     Of some alone, since a cut may come out right only beside another one. These lose more than half, since
     code may count on a half; where all do, nothing passes any more and no fault would show.
     """
+    varied = False
+    for trial in (Trial(groups.groups, SHALLOW), _some(groups)):
+        pairs = _outputs(model, groups, inputs, trial) if trial.groups else []
+        if pairs is None or not _agree(pairs):
+            return Verdict(trial, True)
+        varied = varied or _vary(cut for _, cut in pairs)
+    return Verdict(None, varied)
+
+
+def _some(groups: ChannelGroups) -> Trial:
+    """Cut deep into about every other group."""
     generator = torch.Generator().manual_seed(1)
     fewer = tuple(group for group in groups if torch.rand((), generator=generator) < 0.5)
-    trials = (Trial(groups.groups, SHALLOW), Trial(fewer or groups.groups[:1], DEEP))
-    return next((t for t in trials if t.groups and not _equal(model, groups, inputs, t)), None)
+    return Trial(fewer or groups.groups[:1], DEEP)
 
 
 def _culprit(
@@ -207,6 +232,18 @@ def _culprit(
 
 def _equal(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: Trial) -> bool:
     """Tell whether cutting some of the groups equals closing their gates."""
+    pairs = _outputs(model, groups, inputs, trial)
+    return pairs is not None and _agree(pairs)
+
+
+def _agree(pairs: Pairs) -> bool:
+    return all(_close(a, b) for a, b in pairs)
+
+
+def _outputs(
+    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: Trial
+) -> Pairs | None:
+    """Return what comes out with closed gates, and of the cut network; None where one of them can't run."""
     plan = _plan(groups, trial)
     gated = renormalised(gate_channels(model, groups), groups)
     device = next(model.parameters()).device
@@ -216,11 +253,11 @@ def _equal(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], 
         small = shrink(model, groups, plan)
         with torch.no_grad(), evaluating(model, "batch"), evaluating(small, "batch"):
             closed, cut = tree_leaves(gated(gates, inputs)), tree_leaves(small(*inputs))
-        return all(_close(a, b) for a, b in zip(closed, cut, strict=True))
+        return list(zip(closed, cut, strict=True))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a forward pass raises when a width is not what its code expects
-        return False
+        return None
 
 
 def _close(a: object, b: object) -> bool:

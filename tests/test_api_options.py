@@ -151,3 +151,17 @@ def test_the_seed_is_all_that_is_random() -> None:
 
     one, again = plan(2), plan(2)
     assert all(torch.equal(one[g], again[g]) for g in one)
+
+
+def test_layers_that_keep_every_channel_by_score_are_named() -> None:
+    torch.manual_seed(0)
+    sizes = zip((8, 60, 60, 60, 60), (60, 60, 60, 60, 3), strict=True)
+    model = nn.Sequential(*(layer for a, b in sizes for layer in (nn.Linear(a, b), nn.ReLU())))
+    with torch.no_grad():
+        model.get_parameter("2.weight").mul_(0.01)  # its filters go first
+    x = torch.randn(8, 8)
+    few = structprune.compress(model, x, nodes=0.05, score="filter_norm", export=False)
+    note = "3 layers keep every channel, since those of others score lower: 0, 4, 6"
+    assert note in few.report.notes
+    many = structprune.compress(model, x, nodes=0.5, score="filter_norm", export=False)
+    assert not any("keep every channel" in said for said in many.report.notes)

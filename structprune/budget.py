@@ -40,7 +40,7 @@ class Budget:
         floor: the fraction of its width that every group keeps at least; never less than one channel.
         align: widths become multiples of it, or stay as they are.
         every_group: whether every group gives up at least one step, where these together take no more than
-            a tenth of the target; without it a layer may stay whole by its scores.
+            a fifth of the target; without it a layer may stay whole by its scores.
     """
 
     remove: float

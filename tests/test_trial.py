@@ -306,3 +306,26 @@ def test_whatever_a_forward_pass_raises_protects_its_group(error: type[Exception
         Layout(lambda: Wired(run, a=nn.Linear(5, 8), b=nn.Linear(8, 6), head=nn.Linear(6, 3)), (5,))
     )
     assert [g.name for g in trusted(model, groups, inputs)] == ["b"]
+
+
+@pytest.mark.parametrize("name", CULPRIT)
+def test_large_networks_are_tried_in_single_precision_first(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = []
+    verdict = trial._verdict
+
+    def noted(model: nn.Module, *more: Any) -> trial.Verdict:
+        precisions.append(next(model.parameters()).dtype)
+        return verdict(model, *more)
+
+    monkeypatch.setattr(trial, "_verdict", noted)
+    monkeypatch.setattr(trial, "LARGE", 1)
+    model, groups, inputs = offered(CUTTABLE["residual sum"])
+    assert trusted(model, groups, inputs) == groups
+    assert precisions == [torch.float32]
+    # What goes wrong there is asked again, and nothing but the culprit is lost.
+    model, groups, inputs = offered(HIDDEN[name])
+    left = trusted(model, groups, inputs)
+    assert torch.float64 in precisions
+    assert {g.name for g in groups} - {g.name for g in left} == {CULPRIT[name]}

@@ -331,3 +331,25 @@ def test_large_networks_are_tried_in_single_precision_first(
     left = trusted(model, groups, inputs)
     assert torch.float64 in precisions
     assert {g.name for g in groups} - {g.name for g in left} == {CULPRIT[name]}
+
+
+@pytest.mark.parametrize(("fixed", "sizes"), [(False, {8}), (True, {8, 16})], ids=["any", "its own"])
+def test_every_second_pixel_of_large_images_is_enough(
+    fixed: bool, sizes: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        seen.add(x.shape[-1])
+        if fixed and x.shape[-1] != 16:
+            raise ValueError("expected 16 pixels")
+        out: Tensor = s.b(torch.relu(s.a(x)))
+        return out
+
+    monkeypatch.setattr(trial, "WIDE", 12)
+    model = Wired(forward, a=conv(3, 8), b=conv(8, 4))
+    x = torch.randn(3, 3, 16, 16)
+    groups = channel_groups(model, x)
+    seen.clear()
+    assert trusted(model, groups, (x,)) == groups
+    assert seen == sizes

@@ -113,8 +113,11 @@ def read_inputs(path: Path) -> tuple[Tensor, ...]:
         InputError: it is no such file, or the arrays are no inputs of one batch.
     """
     try:
-        content = np.load(path, allow_pickle=False)
-        arrays = [content] if isinstance(content, np.ndarray) else [content[name] for name in content.files]
+        # A file of our own: np.load leaves the one it opened open when it fails.
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            is_one = isinstance(content, np.ndarray)
+            arrays = [content] if is_one else [content[name] for name in content.files]
         tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

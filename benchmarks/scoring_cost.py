@@ -94,15 +94,8 @@ def run(name: str, repeats: int) -> Row:
         work[f"channels {criterion}"] = partial(score, model, groups, samples, scoring(criterion))
     for criterion in WEIGHTS:
         work[f"weights {criterion}"] = partial(score_weights, model, samples, scoring(criterion))
-    times: dict[str, list[float]] = {key: [] for key in work}
-    peaks: dict[str, list[float]] = {key: [] for key in work}
-    for turn in range(repeats + 1):
-        for key, job in work.items():
-            seconds, peak = _measured(job)
-            if turn:  # the first warms up
-                times[key].append(seconds)
-                peaks[key].append(peak)
-    base, held = median(times["step"]), median(peaks["step"])
+    times, peaks = _in_turns(work, repeats)
+    base, held = times["step"], peaks["step"]
     aimed_at = [key for key in work if _aim_of(name, key) is not None]
     return {
         "setting": name,
@@ -111,9 +104,26 @@ def run(name: str, repeats: int) -> Row:
         "repeats": repeats,
         "step_seconds": base,
         "step_peak_mb": held,
-        "time": {key: median(found) / base for key, found in times.items()},
-        "peak": {key: median(found) / held for key, found in peaks.items()},
+        "time": {key: found / base for key, found in times.items()},
+        "peak": {key: found / held for key, found in peaks.items()},
         "profile": {key: _profile(work[key], base) for key in ("step", *aimed_at)},
+    }
+
+
+def _in_turns(
+    work: Mapping[str, Callable[[], object]], repeats: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return median seconds and peak memory in MB of every job, done one after the other, again and again."""
+    times: dict[str, list[float]] = {key: [] for key in work}
+    peaks: dict[str, list[float]] = {key: [] for key in work}
+    for turn in range(repeats + 1):
+        for key, job in work.items():
+            seconds, peak = _measured(job)
+            if turn:  # the first warms up
+                times[key].append(seconds)
+                peaks[key].append(peak)
+    return {key: median(found) for key, found in times.items()}, {
+        key: median(found) for key, found in peaks.items()
     }
 
 

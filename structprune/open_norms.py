@@ -29,7 +29,7 @@ def open_norms(model: nn.Module, open_C: Mapping[str, Tensor]) -> Iterator[None]
         for name, mask in closing.items():
             module = model.get_submodule(name)
             stack.callback(module.register_forward_pre_hook(_entering(running, mask)).remove)
-            leaving = module.register_forward_hook(lambda *_: _left(running), always_call=True)
+            leaving = module.register_forward_hook(_leaving(running), always_call=True)
             stack.callback(leaving.remove)
         if closing:
             stack.enter_context(_OpenNorms(running))
@@ -40,8 +40,11 @@ def _entering(running: list[Tensor], mask: Tensor) -> Callable[..., None]:
     return lambda *_: running.append(mask)
 
 
-def _left(running: list[Tensor]) -> None:
-    running.pop()
+def _leaving(running: list[Tensor]) -> Callable[..., None]:
+    def hook(*_: object) -> None:
+        running.pop()  # and return nothing, which would take the output's place
+
+    return hook
 
 
 class _OpenNorms(TorchFunctionMode):

@@ -47,12 +47,14 @@ class Trial:
 
 SHALLOW, DEEP = (0.1, 0.4), (0.55, 0.9)
 NOTHING = Trial((), SHALLOW)
+Pairs = Sequence[tuple[object, object]]
+"""What closed gates put out, and beside it what the cut network does."""
+
 WIDE = 320
 """Pixels above which every second is enough."""
 
 LARGE = 30_000_000
 """Parameters above which float64 takes gigabytes: what comes out right in float32 is not asked again."""
-Pairs = Sequence[tuple[object, object]]
 
 
 def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
@@ -73,7 +75,7 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
     Raises:
         InputError: two runs of the network, nothing cut, don't agree.
     """
-    inputs = _smaller(model, inputs)
+    inputs = _smaller(model, groups, inputs)
     if _is_large(model) and _tried(model, groups, inputs)[1]:
         return groups
     exact, doubles = _in(torch.float64, model, inputs)
@@ -111,14 +113,16 @@ def _tried(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) 
     return model, verdict.failing is None
 
 
-def _smaller(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _smaller(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Take every second pixel of large images where the network takes those too: channels are the same."""
-    thinned = tuple(x[..., ::2, ::2] if _is_wide(x) else x for x in inputs)
     if not any(map(_is_wide, inputs)):
         return inputs
+    thinned = tuple(x[..., ::2, ::2] if _is_wide(x) else x for x in inputs)
+    # Through its gates, so that what a forward pass writes to buffers it writes to copies.
+    gated = gate_channels(model, groups)
     try:
         with torch.no_grad(), evaluating(model):
-            model(*thinned)
+            gated(gated.ones(requires_grad=False), thinned)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # it counts on its size

@@ -341,6 +341,7 @@ def test_every_second_pixel_of_large_images_is_enough(
 
     def forward(s: Any, x: Tensor) -> Tensor:
         seen.add(x.shape[-1])
+        s.runs.add_(1.0)
         if fixed and x.shape[-1] != 16:
             raise ValueError("expected 16 pixels")
         out: Tensor = s.b(torch.relu(s.a(x)))
@@ -348,8 +349,11 @@ def test_every_second_pixel_of_large_images_is_enough(
 
     monkeypatch.setattr(trial, "WIDE", 12)
     model = Wired(forward, a=conv(3, 8), b=conv(8, 4))
+    model.register_buffer("runs", torch.zeros(()))
     x = torch.randn(3, 3, 16, 16)
     groups = channel_groups(model, x)
     seen.clear()
+    before = snapshot(model)
     assert trusted(model, groups, (x,)) == groups
     assert seen == sizes
+    assert changed(before, snapshot(model)) == []

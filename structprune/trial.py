@@ -27,6 +27,9 @@ from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 from structprune.redraw import begun_again
 from structprune.surgery import shrink
+from structprune.thinning import thinned
+
+_WRONG = "a trial cut of its channels changes what the network computes"
 
 # A right cut is exact to rounding and a wrong one is off by about the spread of the outputs.
 _EXACT = {torch.float64: 1e-6, torch.float32: 1e-2}
@@ -50,9 +53,6 @@ NOTHING = Trial((), SHALLOW)
 Pairs = Sequence[tuple[object, object]]
 """What closed gates put out, and beside it what the cut network does."""
 
-WIDE = 320
-"""Pixels above which every second is enough."""
-
 LARGE = 30_000_000
 """Parameters above which float64 takes gigabytes: what comes out right in float32 is not asked again."""
 
@@ -60,9 +60,10 @@ LARGE = 30_000_000
 def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
     """Cut a part of every group on a copy, and protect the groups that don't come out right.
 
-    Costs two cuts and four passes where nothing is wrong, in float64 unless the network is large. Else every
-    group is tried by itself in the smallest module that holds it, which is cheap, and what is wrong only in
-    the whole network is found by bisection, in at most 2 log2(groups) cuts for every culprit.
+    Costs two cuts and four passes where nothing is wrong, in float64 unless the network is large, and on
+    every fourth or second pixel of large images where the network takes those. Else every group is tried by
+    itself in the smallest module that holds it, which is cheap, and what is wrong only in the whole network
+    is found by bisection, in at most 2 log2(groups) cuts for every culprit.
 
     Args:
         model: the network; it is left as it was.
@@ -76,8 +77,8 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
         InputError: two runs of the network, nothing cut, don't agree.
     """
     inputs = _smaller(model, groups, inputs)
-    if _is_large(model) and _tried(model, groups, inputs)[1]:
-        return groups
+    if _is_large(model) and (left := _right_in_single(model, groups, inputs)) is not None:
+        return left
     exact, doubles = _in(torch.float64, model, inputs)
     exact, right = _tried(exact, groups, doubles)
     if right:
@@ -90,11 +91,21 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
                 "two runs of the network on the same inputs don't agree, or it can't run with batch "
                 "statistics, so no cut of it can be proven; make its forward pass deterministic"
             )
-    reason = "a trial cut of its channels changes what the network computes"
-    left = groups.without(dict.fromkeys(_wrong_at_home(exact, groups, doubles), reason))
+    left = groups.without(dict.fromkeys(_wrong_at_home(exact, groups, doubles), _WRONG))
     while (failing := _verdict(exact, left, doubles).failing) is not None:
-        left = left.without({_culprit(exact, left, doubles, failing).name: reason})
+        left = left.without({_culprit(exact, left, doubles, failing).name: _WRONG})
     return left
+
+
+def _right_in_single(
+    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]
+) -> ChannelGroups | None:
+    """Return the groups that come out right in the network's own float32; None where that can't be told."""
+    model, right = _tried(model, groups, inputs)
+    if right:
+        return groups
+    left = groups.without(dict.fromkeys(_wrong_at_home(model, groups, inputs), _WRONG))
+    return left if _verdict(model, left, inputs).failing is None else None
 
 
 def _in(
@@ -114,24 +125,22 @@ def _tried(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) 
 
 
 def _smaller(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Take every second pixel of large images where the network takes those too: channels are the same."""
-    if not any(map(_is_wide, inputs)):
-        return inputs
-    thinned = tuple(x[..., ::2, ::2] if _is_wide(x) else x for x in inputs)
+    """Take the fewest pixels that the network runs on."""
+    *fewer, _ = thinned(inputs)
+    return next((few for few in fewer if _runs(model, groups, few)), inputs)
+
+
+def _runs(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> bool:
     # Through its gates, so that what a forward pass writes to buffers it writes to copies.
     gated = gate_channels(model, groups)
     try:
         with torch.no_grad(), evaluating(model):
-            gated(gated.ones(requires_grad=False), thinned)
+            gated(gated.ones(requires_grad=False), inputs)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # it counts on its size
-        return inputs
-    return thinned
-
-
-def _is_wide(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_floating_point() and min(x.shape[-2:]) > WIDE
+        return False
+    return True
 
 
 def _is_large(model: nn.Module) -> bool:
@@ -155,7 +164,8 @@ def _wrong_at_home(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor
     """Name the groups that don't come out right in the smallest module that holds all of their layers.
 
     A block alone is run in a moment, where bisection runs the whole network again and again: of a network
-    with attentions that can't lose heads, all of them are found so.
+    with attentions that can't lose heads, all of them are found so. What is wrong in float32 is asked again
+    in float64.
     """
     homes = {group.name: _home(group) for group in groups}
     calls = _calls(model, {home for home in homes.values() if home}, inputs)
@@ -164,11 +174,19 @@ def _wrong_at_home(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor
         home = homes[group.name]
         while home and home not in calls:  # a list of modules is never called itself
             home = home.rpartition(".")[0]
-        alone = _inside(group, home)
-        trials = [Trial(alone.groups, shares) for shares in (SHALLOW, DEEP)]
-        if home and not all(_equal(model.get_submodule(home), alone, calls[home], t) for t in trials):
+        if home and not _right_alone(model.get_submodule(home), _inside(group, home), calls[home]):
             wrong.append(group.name)
     return wrong
+
+
+def _right_alone(block: nn.Module, alone: ChannelGroups, inputs: tuple[Tensor, ...]) -> bool:
+    trials = [Trial(alone.groups, shares) for shares in (SHALLOW, DEEP)]
+    if all(_equal(block, alone, inputs, trial) for trial in trials):
+        return True
+    if next(block.parameters()).dtype == torch.float64:
+        return False
+    exact, doubles = _in(torch.float64, block, inputs)
+    return all(_equal(exact, alone, doubles, trial) for trial in trials)
 
 
 def _home(group: ChannelGroup) -> str:

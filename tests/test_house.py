@@ -24,6 +24,7 @@ ORDER = (
     "layers",
     "attention",
     "arithmetic",
+    "thinning",
     "channels",
     "batch_norm",
     "open_norms",

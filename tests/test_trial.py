@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from structprune import trial
+from structprune import thinning, trial
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.errors import InputError
 from structprune.surgery import shrink
@@ -333,27 +333,56 @@ def test_large_networks_are_tried_in_single_precision_first(
     assert {g.name for g in groups} - {g.name for g in left} == {CULPRIT[name]}
 
 
-@pytest.mark.parametrize(("fixed", "sizes"), [(False, {8}), (True, {8, 16})], ids=["any", "its own"])
-def test_every_second_pixel_of_large_images_is_enough(
-    fixed: bool, sizes: set[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("least", "tried"), [(0, {4}), (8, {4, 8}), (16, {4, 8, 16})], ids=["any", "half", "its own"]
+)
+def test_fewer_pixels_of_large_images_are_enough(
+    least: int, tried: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = set()
 
     def forward(s: Any, x: Tensor) -> Tensor:
         seen.add(x.shape[-1])
         s.runs.add_(1.0)
-        if fixed and x.shape[-1] != 16:
-            raise ValueError("expected 16 pixels")
+        if x.shape[-1] < least:
+            raise ValueError(f"expected {least} pixels")
         out: Tensor = s.b(torch.relu(s.a(x)))
         return out
 
-    monkeypatch.setattr(trial, "WIDE", 12)
-    model = Wired(forward, a=conv(3, 8), b=conv(8, 4))
+    monkeypatch.setattr(thinning, "WIDE", 12)
+    monkeypatch.setenv("STRUCTPRUNE_ISOLATED", "0")
+    model = Wired(forward, a=conv(3, 8), b=conv(8, 4, 1))
     model.register_buffer("runs", torch.zeros(()))
     x = torch.randn(3, 3, 16, 16)
-    groups = channel_groups(model, x)
-    seen.clear()
     before = snapshot(model)
+    groups = channel_groups(model, x)
+    assert seen == tried
+    assert [group.name for group in groups] == ["a"]
+    seen.clear()
     assert trusted(model, groups, (x,)) == groups
-    assert seen == sizes
+    assert seen == tried
     assert changed(before, snapshot(model)) == []
+
+
+def test_a_layer_that_only_large_images_reach_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        y = torch.relu(s.a(x))
+        if y.shape[-1] > 8:
+            y = torch.relu(s.b(y))
+        out: Tensor = s.c(y)
+        return out
+
+    monkeypatch.setattr(thinning, "WIDE", 12)
+    model = Wired(forward, a=conv(3, 8), b=conv(8, 8), c=conv(8, 4))
+    groups = channel_groups(model, torch.randn(3, 3, 16, 16))
+    assert [group.name for group in groups] == ["a", "b"]
+    assert groups.outputs == ("c",)
+
+
+def test_what_float32_blurs_is_asked_again_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right group counts as right though float32 can't tell, and the culprit beside it is found."""
+    monkeypatch.setattr(trial, "LARGE", 1)
+    monkeypatch.setitem(trial._EXACT, torch.float32, 0.0)
+    model, groups, inputs = offered(HIDDEN[next(iter(CULPRIT))])
+    left = trusted(model, groups, inputs)
+    assert {g.name for g in groups} - {g.name for g in left} == {next(iter(CULPRIT.values()))}

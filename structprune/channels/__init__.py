@@ -21,7 +21,7 @@ from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, L
 from structprune.channels.isolated import exhausted, isolated
 from structprune.channels.reading import Candidate
 from structprune.channels.rules.calls import MOST_INPUTS
-from structprune.channels.tracing import LIMITS, candidates
+from structprune.channels.tracing import LIMITS, UNREACHED, candidates
 from structprune.errors import InputError
 from structprune.layers import (
     Conv,
@@ -32,6 +32,7 @@ from structprune.layers import (
     out_width,
 )
 from structprune.report import Protected
+from structprune.thinning import thinned
 
 __all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "Loose", "Sizing", "channel_groups"]
 
@@ -78,7 +79,7 @@ def channel_groups(
             import_module(heavy)
     copied = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
     found = isolated(
-        lambda: candidates(_copied(model), inputs, cut_padded, embedding),
+        lambda: _followed(model, inputs, cut_padded, embedding),
         replace(LIMITS, bytes=LIMITS.bytes + 2 * copied),
         "reading the channel groups off a pass of the network",
     )
@@ -93,6 +94,19 @@ def channel_groups(
         widths={name: out_width(layer) for name, layer in layers.items() if name not in outputs},
         outputs=tuple(name for name in layers if name in outputs),
     )
+
+
+def _followed(
+    model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool, embedding: bool
+) -> list[Candidate]:
+    """Run the network on as few pixels as reach all of its layers."""
+    *fewer, whole = thinned(inputs)
+    for few in fewer:
+        with suppress(InputError):
+            found = candidates(_copied(model), few, cut_padded, embedding)
+            if all(candidate.fault != UNREACHED for candidate in found):
+                return found
+    return candidates(_copied(model), whole, cut_padded, embedding)
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -192,4 +206,4 @@ def _protected(
         if name in outputs:
             yield Protected(name, "it produces the network's outputs")
         elif name not in cut:
-            yield Protected(name, why.get(name, "the traced pass does not reach it"))
+            yield Protected(name, why.get(name, UNREACHED))

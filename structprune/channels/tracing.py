@@ -23,6 +23,9 @@ from structprune.layers import Recurrent, node_layers
 LIMITS = Limits(seconds=SECONDS + 10, bytes=4 << 30)
 """What its process may take: an operation that never comes back is ended too."""
 
+UNREACHED = "the traced pass does not reach it"
+"""Why channels stay that no operation was seen to make."""
+
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every operation."""
@@ -73,7 +76,7 @@ def candidates(
         _run_in_training(model, inputs, trace)
     for name, _ in node_layers(model):
         if name not in trace.reached:
-            trace.labels.pin(trace.written(name), "the traced pass does not reach it")
+            trace.labels.pin(trace.written(name), UNREACHED)
     return read_off(trace, {name: number for number, (name, _) in enumerate(model.named_modules())})
 
 

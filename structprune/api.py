@@ -21,13 +21,22 @@ from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
+from structprune.correction import FEWEST, Correction, asked_for, correction_on
 from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.errors import InputError, UsageError
 from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
-from structprune.samples import DEFAULT_SAMPLES, Forward, Loss, Samples, random_samples, samples_of
+from structprune.samples import (
+    DEFAULT_SAMPLES,
+    Forward,
+    Loss,
+    Samples,
+    inputs_of,
+    random_samples,
+    samples_of,
+)
 from structprune.scores import Accumulate, Labels, Scores
 from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
@@ -109,6 +118,7 @@ def compress(
     forward: Forward | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     finetune: Callable[[nn.Module], None] | None = None,
+    correct: str | None = None,
     trained: bool | None = None,
     accumulate: Accumulate | None = None,
     labels: Labels | None = None,
@@ -141,6 +151,10 @@ def compress(
         forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output.
         evaluate: network -> accuracy in [0, 1], on inputs that neither score nor train.
         finetune: trains the network that it is given, in place, after the cut.
+        correct: what is done right after the cut, on the inputs of ``data`` without their targets:
+            ``least-squares`` refits every layer behind the cut in closed form, ``batch-norm`` takes its
+            statistics anew, ``none``; kept where outputs on inputs held out come nearer to the dense ones.
+            None: least squares where there are data and the network counts as trained.
         trained: whether the network counts as trained; None: whether its batch norms have seen data.
         accumulate: how derivatives of mini-batches are summed: ``total``, ``abs`` or ``square``.
         labels: ``given``, or ``drawn`` from what the network predicts; None: drawn where it is trained, and
@@ -186,11 +200,13 @@ def compress(
 
     example = _tuple(example_input)
     known, why = is_trained(model, False, False, trained)
+    method = asked_for(correct, known, data is not None)
+    given = _samples(model, example, data, loss, forward, samples, seed)
     request = Request(
         model=model,
         example=example,
         budget=Budget(nodes, "nodes", floor, align),
-        samples=_samples(model, example, data, loss, forward, samples, seed),
+        samples=given,
         scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels),
         name=type(model).__name__,
         trained_why=why,
@@ -200,6 +216,7 @@ def compress(
         export=export,
         measure=measure,
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
+        correction=_correction(method, given, correct is None, seed),
     )
     files = Path(mkdtemp(prefix="structprune-"))
     try:
@@ -248,6 +265,14 @@ def score(
     few = tuple(x[:TRIAL_INPUTS] for x in proof_inputs(chosen, seed))
     groups = trusted(model, channel_groups(model, example), few)
     return score_channels(model, groups, chosen, scoring)
+
+
+def _correction(method: str | None, given: Samples, by_default: bool, seed: int) -> Correction | None:
+    """Return how to mend on the inputs of the data; by default not at all where these are too few."""
+    count = sum(len(batch) for batch in given.batches)
+    if method is None or (by_default and count < FEWEST):
+        return None
+    return correction_on(method, inputs_of(given), seed)
 
 
 def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

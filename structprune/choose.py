@@ -248,11 +248,21 @@ def choose(
     scoring: Scoring,
     budget: Budget,
     progress: Callable[[str], None] = lambda _: None,
+    between: Callable[[nn.Module, Plan], nn.Module] = lambda small, _: small,
 ) -> tuple[Plan, Scores]:
     """Choose the channels that stay, in one shot or in steps.
 
     Every step scores what the last one left and aims at a cumulative target. A channel that is gone
     scores minus infinity from then on, so that floors, divisors and ties are those of the dense network.
+
+    Args:
+        model: the dense network.
+        groups: its groups of channels.
+        samples: what it is scored on.
+        scoring: how.
+        budget: how much goes.
+        progress: told what happens next.
+        between: (network that a step left, what it kept) -> the network that the next one scores.
 
     Returns:
         The plan, and the scores of the last step.
@@ -263,7 +273,7 @@ def choose(
     select(_flat_scores(groups), groups, budget)  # an unreachable target is refused before any work
     for step, target in enumerate(targets, start=1):
         progress(f"scoring, step {step} of {scoring.steps}" if scoring.steps > 1 else "scoring")
-        current = model if plan is None else shrink(model, groups, plan)
+        current = model if plan is None else between(shrink(model, groups, plan), plan)
         plan, found = choose_next(current, groups, plan, samples, scoring, replace(budget, remove=target))
     assert plan is not None
     return replace(plan, budget=budget), found

@@ -1,4 +1,4 @@
-"""The story: gate, score, select, shrink, prove, fine-tune, export, prove again, measure, report.
+"""The story: gate, score, select, shrink, prove, mend, fine-tune, export, prove again, measure, report.
 
 The module is not called ``compress``, since a submodule of that name would shadow the public function.
 Exporting and measuring are handed in, so that the core needs neither.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from structprune.budget import Plan
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.channels.picking import picked
 from structprune.choose import choose
+from structprune.correction import mend
 from structprune.delivery import (
     Clock,
     CutNetwork,
@@ -64,8 +66,9 @@ def compress(
     inputs = proof_inputs(request.samples, request.scoring.seed)
     run = Run(request, folder, tools, say, Clock(say), list(request.notes), inputs)
     with tools.metered() if tools and request.measure else nullcontext() as meter:
-        cut = _cut(run)
-        accuracy = _judged_after_finetuning(run, cut.small)
+        raw = _cut(run)
+        cut = _mended(run, raw)
+        accuracy = _judged_after_finetuning(run, raw.small, cut.small)
     proofs = (*([cut.proof] if cut.proof else []), *written_and_proven(run, cut))
     measured = measured_both(run, cut.small)
     report = report_of(run, cut, proofs, accuracy, measured, meter)
@@ -83,7 +86,15 @@ def _cut(run: Run) -> CutNetwork:
         offered = channel_groups(model, example, scope.cut_padded, scope.embedding)
         groups = trusted(model, picked(offered, scope.skip, scope.only), few)
     with clock.step("score"):
-        plan, scores = choose(model, groups, request.samples, request.scoring, request.budget, run.say)
+        plan, scores = choose(
+            model,
+            groups,
+            request.samples,
+            request.scoring,
+            request.budget,
+            run.say,
+            lambda small, plan: _between_steps(request, groups, small, plan),
+        )
     with clock.step("cut", "cutting"):
         small = shrink(model, groups, plan).eval()
     run.notes.extend((*_missed(groups, plan), *_whole(groups, plan)))
@@ -92,6 +103,23 @@ def _cut(run: Run) -> CutNetwork:
         proof = closed_gates(model, small, groups, plan, some)
         require([proof])
     return CutNetwork(groups, plan, scores, small, proof)
+
+
+def _between_steps(request: Request, groups: ChannelGroups, small: nn.Module, plan: Plan) -> nn.Module:
+    """Mend what a step left, so that the next one scores a network that still works."""
+    if request.correction is None:
+        return small
+    return mend(request.model, small, groups, plan, request.correction).model
+
+
+def _mended(run: Run, cut: CutNetwork) -> CutNetwork:
+    """Mend the network, once the cut itself is proven."""
+    if run.request.correction is None:
+        return cut
+    with run.clock.step("mend", "mending"):
+        found = mend(run.request.model, cut.small, cut.groups, cut.plan, run.request.correction)
+    run.notes.extend([found.note] if found.note else [])
+    return replace(cut, small=found.model)
 
 
 def _missed(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
@@ -117,11 +145,13 @@ def _check_samples(samples: Samples) -> None:
             raise InputError("the scoring inputs hold NaN or infinite values; give finite data")
 
 
-def _judged_after_finetuning(run: Run, small: nn.Module) -> Accuracy | None:
+def _judged_after_finetuning(run: Run, raw: nn.Module, small: nn.Module) -> Accuracy | None:
+    """Take the accuracy before, right after the cut, after mending and after fine-tuning."""
     request, judge = run.request, run.request.judge
     if judge is not None:
         with run.clock.step("evaluate", "taking the accuracy"):
-            before, cut = judged(judge, request.model), judged(judge, small)
+            before, cut = judged(judge, request.model), judged(judge, raw)
+            mended = None if small is raw else judged(judge, small)
     if request.finetune is not None:
         with run.clock.step("finetune", "fine-tuning"):
             request.finetune(small)
@@ -129,4 +159,4 @@ def _judged_after_finetuning(run: Run, small: nn.Module) -> Accuracy | None:
     if judge is None:
         return None
     finetuned = judged(judge, small) if request.finetune is not None else None
-    return Accuracy(before, cut, finetuned, judge.images, judge.how)
+    return Accuracy(before, cut, finetuned, judge.images, judge.how, mended)

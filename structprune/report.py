@@ -137,6 +137,7 @@ class Accuracy:
         finetuned: after fine-tuning, or None where there was none.
         images: how many images it was taken on.
         how: which images these are.
+        mended: after the correction without training, or None where there was none or it did not help.
     """
 
     before: float
@@ -144,6 +145,13 @@ class Accuracy:
     finetuned: float | None
     images: int
     how: str
+    mended: float | None = None
+
+    @property
+    def last(self) -> float:
+        """Of the network that goes out."""
+        found = (self.finetuned, self.mended, self.cut)
+        return next(value for value in found if value is not None)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
 from structprune.choose import Scoring
+from structprune.correction import Correction
 from structprune.report import Measurement, Proof, Report
 from structprune.samples import Samples
 from structprune.scores import Scores
@@ -104,6 +105,7 @@ class Request:
         measure: whether to measure.
         notes: what a reader of the report must know.
         scope: what of the network may be cut.
+        correction: how the network is mended after the cut, without training, or None.
     """
 
     model: nn.Module
@@ -120,6 +122,7 @@ class Request:
     measure: bool = True
     notes: tuple[str, ...] = ()
     scope: Scope = field(default_factory=Scope)
+    correction: Correction | None = None
 
 
 @dataclass(frozen=True)

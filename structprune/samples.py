@@ -153,6 +153,11 @@ def samples_of(
     return Samples(batches, chosen, real=True, how=how, classes=classes, **keywords)
 
 
+def inputs_of(samples: Samples) -> tuple[Tensor, ...]:
+    """Return the inputs of all mini-batches, joined."""
+    return tuple(torch.cat(column) for column in zip(*(b.inputs for b in samples.batches), strict=True))
+
+
 def _pair(pair: Any, device: torch.device | None) -> Batch:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], Tensor):
         raise InputError(f"data holds a {type(pair).__name__}; {_EXPECTED}")

@@ -35,6 +35,7 @@ ORDER = (
     "curvature",
     "redraw",
     "surgery",
+    "correction",
     "trial",
     "unpickle",
     "sources",

@@ -41,6 +41,7 @@ RULES: Mapping[str, Rule] = {
     "batch_size": _at_least(2, " images"),
     "chunk": _at_least(1),
     "classes": _at_least(1),
+    "correct": _one_of("least-squares", "batch-norm", "none"),
     "draws": _at_least(1),
     "energy_seconds": POSITIVE,
     "exporter": _one_of("auto", "dynamo", "legacy"),
@@ -82,6 +83,8 @@ def check(asked: Mapping[str, Any]) -> None:
     for option in NEED_DATA:
         if asked.get(option) and asked.get("data", "") is None:
             raise UsageError(f"{_spelled(option)} needs --data")
+    if asked.get("correct", "none") not in (None, "none") and asked.get("data") is None:
+        raise UsageError(f"--correct {asked['correct']} needs --data")
 
 
 def _spelled(option: str) -> str:

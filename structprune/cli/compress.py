@@ -31,6 +31,10 @@ def compress(
     mean: o.Mean = None,
     std: o.Std = None,
     finetune: Annotated[int, typer.Option(metavar="EPOCHS", help="Epochs on --data after the cut.")] = 0,
+    distill: Annotated[
+        bool, o.flag("--distill", help="Let the dense network teach while fine-tuning, beside the labels.")
+    ] = False,
+    correct: o.Correct = None,
     batch_size: o.BatchSize = 128,
     score: o.Score = "ntk_sap+crop",
     trained: o.Trained = None,
@@ -70,6 +74,7 @@ def compress(
     _refuse_weights(weights)
     asked["nodes"] = fraction(nodes)
     check(asked)
+    _refuse_untaught(distill, finetune)
     from structprune.cli.compressing import run
 
     with shell.speaking(quiet) as say:
@@ -81,6 +86,11 @@ def compress(
 
     show(report, SHORT)
     shell.print_line(f"Written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def _refuse_untaught(distill: bool, epochs: int) -> None:
+    if distill and not epochs:
+        raise UsageError("--distill says how to fine-tune; say for how many epochs: --finetune 5")
 
 
 def _refuse_weights(weights: str | None) -> None:

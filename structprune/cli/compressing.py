@@ -10,6 +10,7 @@ from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
 from structprune.cli.tools import toolbox
+from structprune.correction import asked_for, correction_on
 from structprune.report import Report
 from structprune.request import Request
 
@@ -28,6 +29,8 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path]:
 def _request(asked: Asked, found: Gathered, say: Say) -> Request:
     network, images = found.network, found.images
     epochs, seed = asked["finetune"], asked["seed"]
+    method = asked_for(asked["correct"], found.scoring.trained, images is not None)
+    teacher = network.model if asked["distill"] else None
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     return Request(
         model=network.model,
@@ -39,9 +42,12 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         trained_why=found.trained_why,
         architecture=network.source.architecture,
         judge=inputs.judge(images) if images else None,
-        finetune=inputs.finetuner(images, epochs, seed, say) if images and epochs else None,
+        finetune=inputs.finetuner(images, epochs, seed, say, teacher) if images and epochs else None,
         export=asked["export"],
         measure=asked["measure"],
         notes=(*network.notes, *about_data),
         scope=scope_of(asked),
+        correction=correction_on(method, inputs.unlabelled(images, network, seed), seed)
+        if images and method
+        else None,
     )

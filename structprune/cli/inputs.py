@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from structprune.correction import FITTED, HELD_OUT
 from structprune.environment import device_named
 from structprune.errors import InputError, UsageError
 from structprune.request import Judge
@@ -249,11 +250,21 @@ def judge(images: Images) -> Judge:
     return Judge(lambda model: evaluate(model, images.test), len(images.test.images), images.how)
 
 
-def finetuner(images: Images, epochs: int, seed: int, say: Say) -> Callable[[nn.Module], None]:
-    """Return what trains a shrunk network in place."""
+def unlabelled(images: Images, network: Network, seed: int) -> tuple[Tensor, ...]:
+    """Return training images that a cut network is mended and judged on."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images.train.images), generator=generator)[: FITTED + HELD_OUT]
+    chosen, _ = images.train.batch(order.numpy())
+    return (chosen.to(network.example[0].device),)
+
+
+def finetuner(
+    images: Images, epochs: int, seed: int, say: Say, teacher: nn.Module | None = None
+) -> Callable[[nn.Module], None]:
+    """Return what trains a shrunk network in place; a teacher counts beside the labels."""
 
     def progress(done: int, total: int, value: float) -> None:
         if done % max(1, total // 10) == 0 or done == total:
             say(f"fine-tuning, step {done} of {total}, loss {value:.3f}")
 
-    return lambda model: finetune(model, images.train, epochs, seed=seed, progress=progress)
+    return lambda model: finetune(model, images.train, epochs, seed=seed, progress=progress, teacher=teacher)

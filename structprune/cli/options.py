@@ -117,6 +117,14 @@ Embedding = Annotated[
     bool,
     flag("--embedding", help="Cut along what LayerNorms normalise together; the proof says how far off."),
 ]
+Correct = Annotated[
+    str | None,
+    typer.Option(
+        help="After the cut, on images of --data without their labels: least-squares refits every layer "
+        "behind it, batch-norm takes statistics anew, none. Default: least-squares where there are data and "
+        "the network is trained."
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")]
 Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]
 Exporter = Annotated[str, typer.Option(help="ONNX exporter: auto, dynamo or legacy.")]

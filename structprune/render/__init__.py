@@ -4,6 +4,7 @@ from structprune.render.markdown import accuracy_line, markdown
 from structprune.render.tables import (
     TABLES,
     Table,
+    accuracy_table,
     count_table,
     deployment_table,
     measurement_table,
@@ -15,6 +16,7 @@ __all__ = [
     "TABLES",
     "Table",
     "accuracy_line",
+    "accuracy_table",
     "count_table",
     "deployment_table",
     "markdown",

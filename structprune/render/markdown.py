@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from structprune.render.tables import TABLES, Table
+from structprune.render.tables import TABLES, Table, accuracy_stages
 from structprune.report import Accuracy, Report, Training
 
 
@@ -65,9 +65,7 @@ def _epochs(training: Training) -> Table:
 
 def accuracy_line(accuracy: Accuracy) -> str:
     """Say all accuracies in a sentence."""
-    parts = [f"before {accuracy.before:.1%}", f"after the cut {accuracy.cut:.1%}"]
-    if accuracy.finetuned is not None:
-        parts.append(f"fine-tuned {accuracy.finetuned:.1%}")
+    parts = [f"{stage} {value:.1%}" for stage, value in accuracy_stages(accuracy)]
     on = f" on {accuracy.images:,} images" if accuracy.images else ""
     return f"Accuracy{on} ({accuracy.how}): {', '.join(parts)}.".replace("%", " %")
 

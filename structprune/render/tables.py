@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structprune.report import Count, Detection, Event, Measurement, Proof, Report
+from structprune.report import Accuracy, Count, Detection, Event, Measurement, Proof, Report
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ def deployment_table(report: Report) -> Table:
 def _sparsities(report: Report) -> list[tuple[str, str, str, str]]:
     rows = []
     if report.accuracy is not None:
-        after = report.accuracy.cut if report.accuracy.finetuned is None else report.accuracy.finetuned
-        rows.append(("accuracy", _percent(report.accuracy.before), _percent(after), ""))
+        rows.append(("accuracy", _percent(report.accuracy.before), _percent(report.accuracy.last), ""))
     if report.training is not None:
         rows.append(("accuracy", "", _percent(report.training.test), ""))
         rows.append(("training time [s]", "", _figure(report.training.seconds), ""))
@@ -115,6 +114,24 @@ def curve(values: Sequence[float], most: int = 60) -> str:
     return f"{bars}  {values[0]:.3g} to {values[-1]:.3g}, at most {high:.3g}"
 
 
+def accuracy_table(report: Report) -> Table:
+    """Return the accuracy at every stage; no rows for a report without one."""
+    found = report.accuracy
+    stages = () if found is None else accuracy_stages(found)
+    return Table("Accuracy", ("stage", "top-1"), tuple((stage, _percent(value)) for stage, value in stages))
+
+
+def accuracy_stages(accuracy: Accuracy) -> tuple[tuple[str, float], ...]:
+    """Name every stage at which accuracy was taken, with it."""
+    stages = (
+        ("before", accuracy.before),
+        ("after the cut", accuracy.cut),
+        ("mended", accuracy.mended),
+        ("fine-tuned", accuracy.finetuned),
+    )
+    return tuple((stage, value) for stage, value in stages if value is not None)
+
+
 def count_table(report: Report) -> Table:
     """Return how much of everything is gone."""
     named: tuple[tuple[str, Count | None], ...] = (
@@ -186,6 +203,7 @@ def _figure(value: float) -> str:
 TABLES: Sequence[Callable[[Report], Table]] = (
     deployment_table,
     training_table,
+    accuracy_table,
     count_table,
     proof_table,
     measurement_table,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -12,9 +13,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from structprune.errors import InputError, UsageError
-from structprune.tasks import classification
 from structprune.tasks.batches import Batch, Batches
 from structprune.training.augment import random_mirror, random_shift
+from structprune.training.distillation import CLIP, LossOf, labelled, taught_by
 from structprune.training.modes import device_of, named_device, on_device
 from structprune.training.optimiser import Recipe, optimiser, schedule
 
@@ -32,6 +33,7 @@ def finetune(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Train a network in place: SGD with Nesterov momentum, one cycle of the learning rate, cross entropy.
 
@@ -49,6 +51,8 @@ def finetune(
         seed: of order, augmentation and dropout.
         device: where to train; by default where the network is.
         progress: told of every step.
+        teacher: a network of the same classes whose outputs are learned beside the labels; it stays as it is.
+            Gradients are clipped then. See :mod:`structprune.training.distillation`.
 
     Raises:
         InputError: fewer than two images, nothing to train, a label out of range, or a loss not finite.
@@ -58,14 +62,23 @@ def finetune(
     _check(batches, epochs)
     chosen = device_of(model) if device is None else named_device(device)
     mirror = batches.images.mirrors if mirror is None else mirror
-    with on_device(model, chosen), _training(model), _seeded(seed, chosen):
+    with on_device(model, chosen), _there(teacher, chosen), _training(model), _seeded(seed, chosen):
         _train(
             model,
             _epochs(batches, epochs, mirror, seed),
             epochs * _steps(batches),
-            recipe or Recipe(),
+            _clipped(recipe or Recipe(), teacher),
             progress,
+            labelled if teacher is None else taught_by(teacher),
         )
+
+
+def _clipped(recipe: Recipe, teacher: nn.Module | None) -> Recipe:
+    return replace(recipe, clip=CLIP) if teacher is not None and recipe.clip is None else recipe
+
+
+def _there(teacher: nn.Module | None, device: torch.device) -> AbstractContextManager[object]:
+    return nullcontext() if teacher is None else on_device(teacher, device)
 
 
 def _check(batches: Batches, epochs: int) -> None:
@@ -78,13 +91,18 @@ def _check(batches: Batches, epochs: int) -> None:
 
 
 def _train(
-    model: nn.Module, batches: Iterator[Batch], steps: int, recipe: Recipe, progress: Progress | None
+    model: nn.Module,
+    batches: Iterator[Batch],
+    steps: int,
+    recipe: Recipe,
+    progress: Progress | None,
+    loss_of: LossOf,
 ) -> None:
     sgd = optimiser(model, recipe)
     rate = schedule(sgd, steps)
     device = device_of(model)
     for done, (images, labels) in enumerate(batches, start=1):
-        loss = _step(model, sgd, images.to(device), labels.to(device))
+        loss = _step(model, sgd, loss_of(model, images.to(device), labels.to(device)), recipe.clip)
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss became {loss} in step {done} of {steps}; try a learning rate below {recipe.lr}"
@@ -94,10 +112,11 @@ def _train(
             progress(done, steps, loss)
 
 
-def _step(model: nn.Module, sgd: Optimizer, images: Tensor, labels: Tensor) -> float:
+def _step(model: nn.Module, sgd: Optimizer, loss: Tensor, clip: float | None) -> float:
     sgd.zero_grad()
-    loss = classification.loss(model(images), labels)
     loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     sgd.step()
     return loss.item()
 

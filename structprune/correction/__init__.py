@@ -1,0 +1,25 @@
+"""Accuracy back without labels and without training, after a cut."""
+
+from structprune.correction.mending import (
+    FEWEST,
+    FITTED,
+    HELD_OUT,
+    METHODS,
+    Correction,
+    Mended,
+    asked_for,
+    correction_on,
+    mend,
+)
+
+__all__ = [
+    "FEWEST",
+    "FITTED",
+    "HELD_OUT",
+    "METHODS",
+    "Correction",
+    "Mended",
+    "asked_for",
+    "correction_on",
+    "mend",
+]

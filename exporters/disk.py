@@ -36,9 +36,13 @@ def weight_bytes(model: nn.Module) -> int:
 
 def disk(networks: Sequence[Network]) -> tuple[Readings, Readings]:
     """Size the networks' ONNX files, and their weights as safetensors, in MB of 1e6 bytes."""
-    files = [onnx_bytes(network.onnx) for network in networks]
     weights = [weight_bytes(network.model) for network in networks]
-    return _readings("ONNX file", files), _readings("weights as safetensors", weights)
+    return onnx_sizes([network.onnx for network in networks]), _readings("weights as safetensors", weights)
+
+
+def onnx_sizes(files: Sequence[Path]) -> Readings:
+    """Size ONNX files, in MB of 1e6 bytes."""
+    return _readings("ONNX file", [onnx_bytes(path) for path in files])
 
 
 def _readings(what: str, sizes: Sequence[int]) -> Readings:

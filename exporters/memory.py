@@ -53,12 +53,15 @@ def memory(
     inputs = of_batch(example, batch)
     if device_kind(device) == "cuda":
         return _on_cuda(networks, inputs, batch, device)
-    return _on_cpu(networks, inputs, batch, threads)
+    return resident_sets([network.onnx for network in networks], example, batch=batch, threads=threads)
 
 
-def _on_cpu(networks: Sequence[Network], inputs: tuple[Tensor, ...], batch: int, threads: int) -> Readings:
-    """Run each network's ONNX file in processes of its own, in turn with the others."""
-    jobs = [(network.onnx, feeds(open_session(network.onnx), inputs)) for network in networks]
+def resident_sets(
+    files: Sequence[Path], example: tuple[Tensor, ...], *, batch: int = 1, threads: int = 1
+) -> Readings:
+    """Run each ONNX file in processes of its own, in turn with the others, and take their memory."""
+    inputs = of_batch(example, batch)
+    jobs = [(path, feeds(open_session(path), inputs)) for path in files]
     rounds = [[resident_set(path, arrays, threads) for path, arrays in jobs] for _ in range(REPEATS)]
     return Readings(
         name="memory",

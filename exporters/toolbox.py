@@ -9,12 +9,16 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from exporters.batch_time import batch_times
 from exporters.check_onnx import check_onnx
+from exporters.disk import onnx_sizes
 from exporters.emissions import Meter, break_even, metered
 from exporters.flops import count_flops
 from exporters.measure import Measured, measure
+from exporters.memory import resident_sets
+from exporters.readings import Readings, against_first
 from exporters.to_onnx import Exporter, OnnxExport, to_onnx
-from structprune.report import Proof
+from structprune.report import Measurement, MeasurementName, Proof
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,28 @@ class Toolbox:
             country=self.country,
             progress=say,
         )
+
+    def compare(
+        self, name: MeasurementName, files: Sequence[Path], example: tuple[Tensor, ...], seconds: float
+    ) -> tuple[Measurement, ...]:
+        """Take one quantity of ONNX files on the CPU, each held against the first, itself included.
+
+        Args:
+            name: ``batch_time``, ``memory`` or ``disk``.
+            files: the files.
+            example: their positional inputs.
+            seconds: time to spend on each where time is taken.
+        """
+        batch = self.batches[0]
+        probes: dict[str, Callable[[], Readings]] = {
+            "batch_time": lambda: batch_times(
+                files, example, batch=batch, threads=self.threads, seconds=seconds
+            ),
+            "memory": lambda: resident_sets(files, example, batch=batch, threads=self.threads),
+            "disk": lambda: onnx_sizes(files),
+        }
+        readings = probes[name]()
+        return tuple(against_first(readings, index) for index in range(len(files)))
 
     def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
         """Return after how many inferences the energy spent is earned back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -25,6 +25,7 @@ from structprune.correction import FEWEST, Correction, asked_for, correction_on
 from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.errors import InputError, UsageError
+from structprune.limits import beside_nodes, nodes_asked, read_limits
 from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
@@ -110,8 +111,9 @@ class Compressed:
 def compress(
     model: nn.Module,
     example_input: Tensor | Sequence[Tensor],
-    nodes: float,
+    nodes: float | None = None,
     *,
+    limits: Mapping[str, str | float] | None = None,
     score: str = DEFAULT,
     data: Any = None,
     loss: Loss | None = None,
@@ -145,6 +147,10 @@ def compress(
         model: the network; it is left as it is.
         example_input: one or more positional inputs with a batch dimension, (N, C, H, W) for images.
         nodes: the fraction of output channels and units to remove, in [0, 1).
+        limits: what else to ask for, beside ``nodes`` or instead: ``weights``, ``params``, ``flops``,
+            ``disk`` and ``memory`` by a fraction to remove (``0.9``, ``"90%"``) or what may be left (``"2M"``,
+            ``"5MB"``), ``latency`` (``"2ms"``), ``speedup`` (``4``). The least cut along one ranking that
+            keeps them all is taken; time and memory are met within 2 %, in ONNX Runtime on one CPU thread.
         score: a criterion, or a fusion of several joined by ``+``.
         data: what scores: (inputs, targets) tensors or an iterable of such pairs; random inputs if None.
         loss: (output, target) -> mean loss; cross entropy by default.
@@ -182,7 +188,7 @@ def compress(
         The shrunk network with its plan and report.
 
     Raises:
-        TargetUnreachableError: the fraction can't be met; the message gives the reachable range.
+        TargetUnreachableError: the fraction or a limit can't be met; the message gives the reachable range.
         ProofFailedError: a proof failed.
         InputError: the network or the data can't be used.
         UsageError: an argument makes no sense.
@@ -202,10 +208,11 @@ def compress(
     known, why = is_trained(model, False, False, trained)
     method = asked_for(correct, known, data is not None)
     given = _samples(model, example, data, loss, forward, samples, seed)
+    asked = read_limits({**(limits or {}), **({} if nodes is None else {"nodes": nodes})})
     request = Request(
         model=model,
         example=example,
-        budget=Budget(nodes, "nodes", floor, align),
+        budget=Budget(nodes_asked(asked), "nodes", floor, align),
         samples=given,
         scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels),
         name=type(model).__name__,
@@ -217,6 +224,7 @@ def compress(
         measure=measure,
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
         correction=_correction(method, given, correct is None, seed),
+        limits=beside_nodes(asked),
     )
     files = Path(mkdtemp(prefix="structprune-"))
     try:

@@ -280,6 +280,12 @@ def _obstacles(groups: ChannelGroups, steps: Steps, most: int = 4) -> Iterator[s
         yield "at their narrowest " + ", ".join(f"{name} ({kept[name]} nodes)" for name in worst)
 
 
+def in_the_way(groups: ChannelGroups, budget: Budget) -> str:
+    """Say in half a sentence what keeps cuts from going deeper: settings, then the layers that block."""
+    steps = {g.name: tuple(removal_steps(g, torch.zeros(g.size), budget)) for g in groups}
+    return f"{_settings(budget)}; in the way: {'; '.join(_obstacles(groups, steps))}"
+
+
 def _few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 

@@ -26,7 +26,7 @@ from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.proofs import LEAST_SPREAD, reloaded, require, signature, varies
 from structprune.redraw import begun_again
-from structprune.report import Accuracy, Count, Measurement, Proof, Report, to_json
+from structprune.report import Accuracy, Count, Measurement, Met, Proof, Report, to_json
 from structprune.request import Judge, Meter, Request, Say, Tools
 from structprune.samples import Samples, random_like
 from structprune.scores import Scores
@@ -75,6 +75,7 @@ class CutNetwork:
     scores: Scores
     small: nn.Module
     proof: Proof | None
+    limits: tuple[Met, ...] = ()
 
 
 def written_and_proven(run: Run, cut: CutNetwork, dead: Sequence[str] = ()) -> list[Proof]:
@@ -222,6 +223,7 @@ def report_of(
         measurements=tuple(measured),
         seconds=run.clock.seconds,
         break_even=_break_even(run.tools, meter, measured),
+        limits=cut.limits,
         notes=tuple(run.notes),
         software=software(),
         hardware=hardware(next(request.model.parameters()).device),
@@ -236,16 +238,22 @@ def _draws(request: Request) -> int | None:
 
 
 def _counts(run: Run, cut: CutNetwork) -> dict[str, Any]:
-    dense, small, groups, asked = run.request.model, cut.small, cut.groups, run.request.budget
+    dense, small, groups = run.request.model, cut.small, cut.groups
     left = groups.nodes - nodes_gone(groups, cut.plan)
     one = tuple(x[:1] for x in run.request.example)
     flops = _flops(run, (dense, small), one)
     return {
-        "nodes": count(groups.nodes, left, asked.remove if asked.unit == "nodes" else None),
+        "nodes": count(groups.nodes, left, _nodes_asked(run.request)),
         "weights": count(weight_entries(dense), weight_entries(small)),
         "parameters": count(*(sum(p.numel() for p in net.parameters()) for net in (dense, small))),
         "flops": flops and count(*flops),
     }
+
+
+def _nodes_asked(request: Request) -> float | None:
+    """Return the fraction of nodes asked for, or None where other things were asked for and no nodes."""
+    others = request.limits and not any(limit.name == "nodes" for limit in request.limits)
+    return None if others or request.budget.unit != "nodes" else request.budget.remove
 
 
 def _flops(run: Run, networks: Sequence[nn.Module], one: tuple[Tensor, ...]) -> list[int] | None:

@@ -33,10 +33,12 @@ from structprune.delivery import (
     written_and_proven,
 )
 from structprune.errors import InputError
+from structprune.limited import within_limits
 from structprune.proofs import closed_gates, require
-from structprune.report import Accuracy
+from structprune.report import Accuracy, Met
 from structprune.request import Outcome, Request, Say, Tools
 from structprune.samples import Samples
+from structprune.scores import Scores
 from structprune.surgery import shrink
 from structprune.trial import trusted
 
@@ -79,22 +81,9 @@ def compress(
 def _cut(run: Run) -> CutNetwork:
     """Gate, score, select, shrink, and prove the cut before anything is built on it."""
     request, clock = run.request, run.clock
-    model, example = request.model, request.example
-    with clock.step("trace", "finding coupled channels"):
-        few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
-        scope = request.scope
-        offered = channel_groups(model, example, scope.cut_padded, scope.embedding)
-        groups = trusted(model, picked(offered, scope.skip, scope.only), few)
-    with clock.step("score"):
-        plan, scores = choose(
-            model,
-            groups,
-            request.samples,
-            request.scoring,
-            request.budget,
-            run.say,
-            lambda small, plan: _between_steps(request, groups, small, plan),
-        )
+    model = request.model
+    groups = groups_of(run)
+    plan, scores, limits = _chosen(run, groups)
     with clock.step("cut", "cutting"):
         small = shrink(model, groups, plan).eval()
     run.notes.extend((*_missed(groups, plan), *_whole(groups, plan)))
@@ -102,7 +91,34 @@ def _cut(run: Run) -> CutNetwork:
         some = tuple(x[:CLOSED_INPUTS] for x in run.inputs)
         proof = closed_gates(model, small, groups, plan, some)
         require([proof])
-    return CutNetwork(groups, plan, scores, small, proof)
+    return CutNetwork(groups, plan, scores, small, proof, limits)
+
+
+def groups_of(run: Run) -> ChannelGroups:
+    """Find the channels of the network that leave together, as far as a trial cut bears them out."""
+    model, scope = run.request.model, run.request.scope
+    with run.clock.step("trace", "finding coupled channels"):
+        few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
+        offered = channel_groups(model, run.request.example, scope.cut_padded, scope.embedding)
+        return trusted(model, picked(offered, scope.skip, scope.only), few)
+
+
+def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, ...]]:
+    """Choose what stays: for a fraction of nodes alone, or for the least cut that keeps every limit."""
+    request = run.request
+    if request.limits:
+        return within_limits(run, groups)
+    with run.clock.step("score"):
+        plan, scores = choose(
+            request.model,
+            groups,
+            request.samples,
+            request.scoring,
+            request.budget,
+            run.say,
+            lambda small, plan: _between_steps(request, groups, small, plan),
+        )
+    return plan, scores, ()
 
 
 def _between_steps(request: Request, groups: ChannelGroups, small: nn.Module, plan: Plan) -> nn.Module:

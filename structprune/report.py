@@ -120,6 +120,29 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Met:
+    """A limit that was asked for, and what came of it.
+
+    Attributes:
+        name: of what: ``nodes``, ``weights``, ``params``, ``flops``, ``disk``, ``memory``, ``latency`` or
+            ``speedup``.
+        asked: what was asked for, in words: ``90 % removed``, ``at most 2M``, ``4x faster``.
+        bound: the figure that this comes to, in ``unit``; of ``nodes`` and ``speedup`` the least, of others
+            the most.
+        reached: that of the network that goes out.
+        unit: of both: ``ms``, ``MB``, ``x``, or none for counts.
+        how: counted or measured, and on what.
+    """
+
+    name: str
+    asked: str
+    bound: float
+    reached: float
+    unit: str
+    how: str
+
+
+@dataclass(frozen=True)
 class Protected:
     """A layer that was not cut, and why not."""
 
@@ -271,6 +294,7 @@ class Report:
         seconds: wall time by step: ``score``, ``cut``, ``finetune``, ...
         break_even: inferences until the energy spent on compressing is earned back, or None.
         training: or None where a trained network was compressed.
+        limits: what was asked for beside a fraction of nodes, and what was reached; mostly empty.
         notes: what a reader must know to read the numbers.
         software: name -> version.
         hardware: name -> value; no user name, host name or path.
@@ -297,6 +321,7 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     break_even: float | None = None
     training: Training | None = None
+    limits: tuple[Met, ...] = ()
     notes: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, str] = field(default_factory=dict)
@@ -340,6 +365,7 @@ def _report(raw: dict[str, Any]) -> Report:
         "accuracy": raw["accuracy"] and Accuracy(**raw["accuracy"]),
         "measurements": tuple(_measurement(row) for row in raw["measurements"]),
         "training": raw.get("training") and _training(raw["training"]),
+        "limits": tuple(Met(**row) for row in raw.get("limits", ())),
         "notes": tuple(raw["notes"]),
     }
     return Report(**{**raw, **counts, **rebuilt})

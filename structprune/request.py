@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,8 @@ from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
 from structprune.choose import Scoring
 from structprune.correction import Correction
-from structprune.report import Measurement, Proof, Report
+from structprune.limits import Limit
+from structprune.report import Measurement, MeasurementName, Proof, Report
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.sources.architecture import Architecture
@@ -67,6 +68,11 @@ class Tools(Protocol):
     ) -> Measured:
         """Measure both networks, given as modules and as ONNX files."""
 
+    def compare(
+        self, name: MeasurementName, files: Sequence[Path], example: tuple[Tensor, ...], seconds: float
+    ) -> Sequence[Measurement]:
+        """Take the batch time, memory or disk of ONNX files, each held against the first, itself included."""
+
     def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
         """Return after how many inferences the energy spent is earned back."""
 
@@ -106,6 +112,8 @@ class Request:
         notes: what a reader of the report must know.
         scope: what of the network may be cut.
         correction: how the network is mended after the cut, without training, or None.
+        limits: what else is asked for, beside or instead of the budget's fraction, which then is one of them
+            or 0; none where nodes alone are asked for.
     """
 
     model: nn.Module
@@ -123,6 +131,7 @@ class Request:
     notes: tuple[str, ...] = ()
     scope: Scope = field(default_factory=Scope)
     correction: Correction | None = None
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)

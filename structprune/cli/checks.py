@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from structprune.errors import UsageError
+from structprune.limits import QUANTITIES, Limit, read_limits
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,18 @@ def fraction(text: str | None, option: str = "--nodes") -> float:
     if not 0 <= value < 1:
         raise UsageError(f"{option} {text}: expected {FRACTION}; 0.89 removes 89 %")
     return value
+
+
+def limits(asked: Mapping[str, Any]) -> tuple[Limit, ...]:
+    """Read what may be asked to go or to be left.
+
+    Raises:
+        UsageError: nothing is asked for, or something that makes no sense.
+    """
+    weights = asked["weights"]
+    if weights is not None and weights[:1].isalpha():
+        raise UsageError(
+            f"--weights {weights}: expected how many weights are to go or may be left, as in 0.9 or 2M; "
+            "a zoo's trained weights come with --pretrained"
+        )
+    return read_limits({name: asked[name] for name in QUANTITIES}, prefix="--")

@@ -9,7 +9,7 @@ import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
-from structprune.cli.checks import check, fraction
+from structprune.cli.checks import check, limits
 from structprune.errors import UsageError
 
 
@@ -18,6 +18,30 @@ def compress(
     network: o.Network,
     nodes: Annotated[
         str | None, typer.Option(metavar="FRACTION", help="Of the nodes, to remove: 0.89 removes 89 %.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Of conv and linear weights: 0.9 or 90% to remove, 2M to leave."),
+    ] = None,
+    params: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Of all parameters: 0.9 or 90% to remove, 2M to leave."),
+    ] = None,
+    flops: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Of multiply-adds: 0.9 or 90% to remove, 300M to leave."),
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="A batch in ONNX Runtime on the CPU may take: 2ms.")
+    ] = None,
+    speedup: Annotated[
+        str | None, typer.Option(metavar="FACTOR", help="The dense network's time over the pruned one's: 4.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Peak resident set of the ONNX file's process: 60MB.")
+    ] = None,
+    disk: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Bytes of the ONNX file: 0.9 or 90% to remove, 5MB.")
     ] = None,
     output: o.Output = None,
     arch: o.Arch = None,
@@ -52,7 +76,6 @@ def compress(
     only: o.Only = [],  # noqa: B006
     cut_padded: o.CutPadded = False,
     embedding: o.Embedding = False,
-    weights: Annotated[str | None, typer.Option(hidden=True)] = None,
     export: Annotated[bool, o.flag("--export/--no-export", help="Write and prove ONNX.")] = True,
     opset: o.Opset = None,
     exporter: o.Exporter = "auto",
@@ -69,10 +92,9 @@ def compress(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Remove a fraction of a network's nodes, prove it, export it and measure what it bought."""
+    """Remove a fraction of a network's nodes, or the least that keeps every limit; prove, export, measure."""
     asked = dict(locals())
-    _refuse_weights(weights)
-    asked["nodes"] = fraction(nodes)
+    asked["limits"] = limits(asked)
     check(asked)
     _refuse_untaught(distill, finetune)
     from structprune.cli.compressing import run
@@ -91,11 +113,3 @@ def compress(
 def _refuse_untaught(distill: bool, epochs: int) -> None:
     if distill and not epochs:
         raise UsageError("--distill says how to fine-tune; say for how many epochs: --finetune 5")
-
-
-def _refuse_weights(weights: str | None) -> None:
-    if weights is not None:
-        raise UsageError(
-            f"--weights {weights}: this method removes nodes, as in --nodes 0.89; "
-            "a zoo's trained weights come with --pretrained"
-        )

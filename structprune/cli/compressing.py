@@ -11,6 +11,7 @@ from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
 from structprune.cli.tools import toolbox
 from structprune.correction import asked_for, correction_on
+from structprune.limits import beside_nodes, nodes_asked
 from structprune.report import Report
 from structprune.request import Request
 
@@ -18,7 +19,8 @@ from structprune.request import Request
 def run(asked: Asked, say: Say) -> tuple[Report, Path]:
     """Compress a network as the options ask, and put the result folder in place."""
     check_early(asked)
-    folder = asked["output"] or Path(f"{stem(asked['network'])}-nodes{asked['nodes']:g}")
+    budget = "-".join(f"{limit.name}{limit.written}" for limit in asked["limits"])
+    folder = asked["output"] or Path(f"{stem(asked['network'])}-{budget}")
     check_target(folder, asked["force"])
     request = _request(asked, gather(asked, say), say)
     with staged_folder(folder, asked["force"]) as stage:
@@ -31,11 +33,12 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
     epochs, seed = asked["finetune"], asked["seed"]
     method = asked_for(asked["correct"], found.scoring.trained, images is not None)
     teacher = network.model if asked["distill"] else None
+    limits = asked["limits"]
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     return Request(
         model=network.model,
         example=network.example,
-        budget=Budget(asked["nodes"], "nodes", asked["floor"], asked["align"]),
+        budget=Budget(nodes_asked(limits), "nodes", asked["floor"], asked["align"]),
         samples=found.samples,
         scoring=found.scoring,
         name=network.source.name,
@@ -50,4 +53,5 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         correction=correction_on(method, inputs.unlabelled(images, network, seed), seed)
         if images and method
         else None,
+        limits=beside_nodes(limits),
     )

@@ -11,13 +11,20 @@ from structprune.render import (
     accuracy_line,
     count_table,
     deployment_table,
+    limit_table,
     proof_table,
     training_table,
 )
 from structprune.report import Report
 
 # What matters most stands last, where the eye is when a run has ended.
-SHORT: Sequence[Callable[[Report], Table]] = (proof_table, training_table, count_table, deployment_table)
+SHORT: Sequence[Callable[[Report], Table]] = (
+    proof_table,
+    training_table,
+    count_table,
+    limit_table,
+    deployment_table,
+)
 WHOLE: Sequence[Callable[[Report], Table]] = tuple(reversed(TABLES))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structprune.report import Accuracy, Count, Detection, Event, Measurement, Proof, Report
+from structprune.report import Accuracy, Count, Detection, Event, Measurement, Met, Proof, Report
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,21 @@ def _count_cells(count: Count) -> tuple[str, str, str, str]:
     return f"{count.before:,}", f"{count.after:,}", f"{count.removed:.4f}", asked
 
 
+def limit_table(report: Report) -> Table:
+    """Return what was asked for in other units than nodes, and what was reached; no rows without any."""
+    rows = tuple(
+        (met.name, met.asked, _limited(met, met.bound), _limited(met, met.reached), met.how)
+        for met in report.limits
+    )
+    return Table("Asked for", ("limit", "asked", "that is", "reached", "how"), rows)
+
+
+def _limited(met: Met, value: float) -> str:
+    if met.unit:
+        return f"{value:.4g}{'' if met.unit == 'x' else ' '}{met.unit}"
+    return f"{value:.4f}" if met.name == "nodes" else f"{value:,.0f}"
+
+
 def proof_table(report: Report) -> Table:
     """Return the proofs with both of their figures."""
     head = ("proof", "passed", "error", "allowed", "of the spread", "allowed", "how")
@@ -203,6 +218,7 @@ def _figure(value: float) -> str:
 TABLES: Sequence[Callable[[Report], Table]] = (
     deployment_table,
     training_table,
+    limit_table,
     accuracy_table,
     count_table,
     proof_table,

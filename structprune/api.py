@@ -148,8 +148,8 @@ def compress(
         example_input: one or more positional inputs with a batch dimension, (N, C, H, W) for images.
         nodes: the fraction of output channels and units to remove, in [0, 1).
         limits: what else to ask for, beside ``nodes`` or instead: ``weights``, ``params``, ``flops``,
-            ``disk`` and ``memory`` by a fraction to remove (``0.9``, ``"90%"``) or what may be left (``"2M"``,
-            ``"5MB"``), ``latency`` (``"2ms"``), ``speedup`` (``4``). The least cut along one ranking that
+            ``disk`` and ``memory`` by a fraction to remove (``0.9``, ``"90%"``) or what may be left (``"2M"``
+            or ``"5MB"``), ``latency`` (``"2ms"``), ``speedup`` (``4``). The least cut along one ranking that
             keeps them all is taken; time and memory are met within 2 %, in ONNX Runtime on one CPU thread.
         score: a criterion, or a fusion of several joined by ``+``.
         data: what scores: (inputs, targets) tensors or an iterable of such pairs; random inputs if None.

@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from structprune._version import __version__
-from structprune.cli import compress, doctor, export, inspect, measure, methods, report, score, shell, train
+from structprune.cli import (
+    compress,
+    doctor,
+    export,
+    inspect,
+    measure,
+    methods,
+    pareto,
+    report,
+    score,
+    shell,
+    train,
+)
 from structprune.cli.options import flag
 from structprune.errors import UsageError
 
@@ -41,6 +53,7 @@ def _options(
 
 
 app.command("compress")(compress.compress)
+app.command("pareto")(pareto.pareto)
 app.command("inspect")(inspect.inspect)
 app.command("score")(score.score)
 app.command("train")(train.train)

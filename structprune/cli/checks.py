@@ -39,6 +39,7 @@ RULES: Mapping[str, Rule] = {
     "accumulate": _one_of("total", "abs", "square"),
     "align": _at_least(1),
     "batch_norm": _one_of("fixed", "batch"),
+    "by": _one_of("nodes", "weights", "params", "flops"),
     "batch_size": _at_least(2, " images"),
     "chunk": _at_least(1),
     "classes": _at_least(1),
@@ -58,6 +59,7 @@ RULES: Mapping[str, Rule] = {
     "measure_batch": Rule(lambda sizes: min(sizes) >= 1, "1 or more"),
     "mini_batch": _at_least(2),
     "opset": _at_least(1),
+    "points": _at_least(2),
     "rtol": POSITIVE,
     "samples": _at_least(4, ", since as many are compared"),
     "seed": Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2^63"),
@@ -113,7 +115,7 @@ def fraction(text: str | None, option: str = "--nodes") -> float:
     return value
 
 
-def limits(asked: Mapping[str, Any]) -> tuple[Limit, ...]:
+def limits_of(asked: Mapping[str, Any]) -> tuple[Limit, ...]:
     """Read what may be asked to go or to be left.
 
     Raises:

@@ -9,7 +9,7 @@ import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
-from structprune.cli.checks import check, limits
+from structprune.cli.checks import check, limits_of
 from structprune.errors import UsageError
 
 
@@ -94,7 +94,7 @@ def compress(
 ) -> None:
     """Remove a fraction of a network's nodes, or the least that keeps every limit; prove, export, measure."""
     asked = dict(locals())
-    asked["limits"] = limits(asked)
+    asked["limits"] = limits_of(asked)
     check(asked)
     _refuse_untaught(distill, finetune)
     from structprune.cli.compressing import run

@@ -1,5 +1,6 @@
 """Reports for people, from the report's data alone."""
 
+from structprune.render.fronts import front_svg, front_table
 from structprune.render.markdown import accuracy_line, markdown
 from structprune.render.tables import (
     TABLES,
@@ -20,6 +21,8 @@ __all__ = [
     "accuracy_table",
     "count_table",
     "deployment_table",
+    "front_svg",
+    "front_table",
     "limit_table",
     "markdown",
     "measurement_table",

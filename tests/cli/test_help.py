@@ -10,7 +10,7 @@ import pytest
 from structprune import __version__
 from tests.cli.command import Command, environment
 
-VERBS = ("compress", "inspect", "score", "export", "measure", "report", "methods", "doctor")
+VERBS = ("compress", "pareto", "inspect", "score", "export", "measure", "report", "methods", "doctor")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -25,7 +25,6 @@ def test_help_of_a_verb(verb: str, cli: Command) -> None:
     shown = cli(verb, "--help").done()
     assert f"structprune {verb}" in shown.out
     assert "--json" in shown.out
-    assert "--weights" not in shown.out
 
 
 def test_version(cli: Command) -> None:
@@ -51,6 +50,8 @@ finally:
         (["--version"], 0),
         (["compress", "resnet18", "--nodes", "1.5"], 2),
         (["compress", "resnet18", "--nodes", "0.5", "--finetune", "1"], 2),
+        (["compress", "resnet18", "--latency", "2"], 2),
+        (["pareto", "resnet18", "--points", "1"], 2),
     ],
     ids=str,
 )

@@ -1,0 +1,73 @@
+"""What ``pareto`` does once torch may be imported."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from exporters.toolbox import Toolbox
+from structprune.budget import Budget
+from structprune.cli import inputs
+from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
+from structprune.cli.output_file import check_file, staged_file
+from structprune.errors import OutputError
+from structprune.front import Front, to_json
+from structprune.render import front_svg
+from structprune.request import Request
+from structprune.sweep import sweep
+
+
+def run(asked: Asked, say: Say) -> Front:
+    """Sweep as the options ask, and write the result where it is wanted."""
+    check_early(asked)
+    folder = asked["output"]
+    if folder is not None:
+        _check_folder(folder, asked["force"])
+    tools = Toolbox(
+        asked["opset"], asked["exporter"], batches=asked["measure_batch"], threads=asked["threads"]
+    )
+    front = sweep(_request(asked, gather(asked, say)), asked["points"], asked["by"], tools, say)
+    if folder is not None:
+        _write(front, folder)
+    return front
+
+
+def _request(asked: Asked, found: Gathered) -> Request:
+    network, images = found.network, found.images
+    about_data = images.notes if images else ("scored on random inputs: no --data given",)
+    return Request(
+        model=network.model,
+        example=network.example,
+        budget=Budget(0.0, "nodes", asked["floor"], asked["align"]),
+        samples=found.samples,
+        scoring=found.scoring,
+        name=network.source.name,
+        trained_why=found.trained_why,
+        judge=inputs.judge(images) if images else None,
+        notes=(*network.notes, *about_data),
+        scope=scope_of(asked),
+    )
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    return folder / "pareto.json", folder / "pareto.svg"
+
+
+def _check_folder(folder: Path, force: bool) -> None:
+    """Refuse a place that could not be written in the end; what else lies in the folder stays there."""
+    if not folder.exists():
+        check_file(folder, force)
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give the name of a folder")
+    for path in _files(folder):
+        check_file(path, force)
+
+
+def _write(front: Front, folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir()
+    texts = (to_json(front), front_svg(front))
+    with ExitStack() as stack:
+        for path, text in zip(_files(folder), texts, strict=True):
+            stack.enter_context(staged_file(path)).write_text(text, encoding="utf-8")

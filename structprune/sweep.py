@@ -1,0 +1,137 @@
+"""The sweep of a budget along one ranking: what every depth keeps, costs and takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
+
+from structprune.choose import order
+from structprune.delivery import Clock, Run, check_finite, judged, proof_inputs
+from structprune.environment import hardware, software
+from structprune.errors import UsageError
+from structprune.front import Front, Point, marked
+from structprune.pipeline import groups_of
+from structprune.ranking import Ranking
+from structprune.report import Measurement
+from structprune.request import Request, Say, Tools
+from structprune.search import first
+
+BY = ("nodes", "weights", "params", "flops")
+SECONDS = 1.5
+"""Time that is spent on each network."""
+
+
+def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambda _: None) -> Front:
+    """Cut at several depths along one ranking, and time all networks in turn.
+
+    Args:
+        request: the network and how it is scored; its budget's floor and alignment hold at every depth.
+        points: how many networks, the dense one and the deepest cut among them.
+        by: what is to fall in even steps: ``nodes``, ``weights``, ``params`` or ``flops``.
+        tools: export and measure.
+        say: told what happens next.
+
+    Returns:
+        The points, deeper and deeper, those marked that no other dominates.
+
+    Raises:
+        UsageError: there is nothing to sweep so.
+        InputError: the network or the data can't be used.
+    """
+    _check(points, by)
+    check_finite(request.model)
+    with TemporaryDirectory(prefix="structprune-") as scratch:
+        inputs = proof_inputs(request.samples, request.scoring.seed)
+        run = Run(request, Path(scratch), tools, say, Clock(say), list(request.notes), inputs)
+        groups = groups_of(run)
+        with run.clock.step("score", "scoring"):
+            scores = order(request.model, groups, request.samples, request.scoring)
+        ranking = Ranking(
+            request.model, groups, scores.values, request.budget, request.example, tools.count_flops
+        )
+        with run.clock.step("sweep"):
+            depths = _depths(ranking, points, by)
+            taken, accuracies = _taken(run, ranking, depths, tools)
+        found = [_point(ranking, *row) for row in zip(depths, taken, accuracies, strict=True)]
+        return _front(run, by, found, taken[0])
+
+
+def _check(points: int, by: str) -> None:
+    if points < 2:
+        raise UsageError(f"{points} points make no sweep; give 2 or more")
+    if by not in BY:
+        raise UsageError(f"can't sweep by {by!r}; known: {', '.join(BY)}")
+
+
+def _depths(ranking: Ranking, points: int, by: str) -> list[int]:
+    """Return depths between which the quantity falls in even steps, as far as the cuts' own steps allow."""
+    most = ranking.most
+    if by == "nodes":
+        return sorted({ranking.settle(round(most * i / (points - 1))) for i in range(points)})
+
+    def left(depth: int) -> float:
+        found = getattr(ranking.counts(depth), by)
+        if found is None:
+            raise UsageError("multiply-adds of this network can't be counted; sweep by nodes or params")
+        return float(found)
+
+    dense, least = left(0), left(most)
+    wanted = [dense + (least - dense) * i / (points - 1) for i in range(points - 1)]
+    between = [first(lambda depth, most_left=x: left(depth) <= most_left, 0, most) for x in wanted]  # type: ignore[misc]
+    return sorted({ranking.settle(depth) for depth in (*between, most)})
+
+
+def _taken(
+    run: Run, ranking: Ranking, depths: Sequence[int], tools: Tools
+) -> tuple[Sequence[Measurement], list[float | None]]:
+    """Export every network, take its accuracy where there are data, and time all of them in turn."""
+    files, accuracies, request = [], [], run.request
+    example = tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in request.example)
+    for i, depth in enumerate(depths, start=1):
+        run.say(f"cutting, point {i} of {len(depths)}")
+        network: nn.Module = ranking.network(depth) if depth else copy.deepcopy(request.model).eval()
+        accuracies.append(judged(request.judge, network) if request.judge else None)
+        files.append(run.folder / f"{depth}.onnx")
+        tools.export(network.cpu().float(), example, files[-1])
+    run.say(f"timing {len(files)} networks in turn")
+    return tools.compare("batch_time", files, example, SECONDS), accuracies
+
+
+def _point(ranking: Ranking, depth: int, taken: Measurement, accuracy: float | None) -> Point:
+    counts = ranking.counts(depth)
+    middle = taken.pruned.median
+    return Point(
+        nodes=depth / max(ranking.groups.nodes, 1),
+        parameters=counts.params,
+        flops=counts.flops,
+        latency=middle,
+        fast=float(taken.extra.get("pruned_p5", middle)),
+        slow=float(taken.extra.get("pruned_p95", middle)),
+        ratio=taken.ratio,
+        kept_score=ranking.kept_score(depth),
+        accuracy=accuracy,
+    )
+
+
+def _front(run: Run, by: str, found: Sequence[Point], timed: Measurement) -> Front:
+    request = run.request
+    return Front(
+        model=request.name,
+        method=request.scoring.score,
+        by=by,
+        align=request.budget.align,
+        batch=timed.batch,
+        threads=timed.threads,
+        how=timed.how,
+        points=marked(found),
+        data=request.samples.how,
+        accuracy_how=request.judge.how if request.judge else None,
+        notes=tuple(run.notes),
+        seconds=run.clock.seconds,
+        software=software(),
+        hardware=hardware(next(request.model.parameters()).device),
+    )

@@ -165,3 +165,33 @@ def test_layers_that_keep_every_channel_by_score_are_named() -> None:
     assert note in few.report.notes
     many = structprune.compress(model, x, nodes=0.5, score="filter_norm", export=False)
     assert not any("keep every channel" in said for said in many.report.notes)
+
+
+def test_data_mend_a_network_that_counts_as_trained() -> None:
+    data = (torch.randn(80, 5), torch.randint(0, 3, (80,)))
+    given = {"data": data, "evaluate": lambda model: 0.5}
+    mended, cut, untrained = (
+        compressed(same_weights(), trained=trained, **given, **more)
+        for trained, more in ((True, {}), (True, {"correct": "none"}), (False, {}))
+    )
+    for result, value in ((mended, 0.5), (cut, None), (untrained, None)):
+        assert result.report.accuracy is not None
+        assert result.report.accuracy.mended == value
+    dense, x = same_weights(), torch.randn(50, 5)
+    off = [float((r.model(x) - dense(x)).square().mean().detach()) for r in (mended, cut)]
+    assert off[0] < off[1]
+    assert any(note.startswith("mended by least-squares") for note in mended.report.notes)
+
+
+def same_weights() -> nn.Module:
+    torch.manual_seed(1)
+    return local_mlp()
+
+
+def test_few_inputs_mend_only_where_that_is_asked_for() -> None:
+    few = (torch.randn(6, 5), torch.randint(0, 3, (6,)))
+    assert not any("mended" in note for note in compressed(trained=True, data=few).report.notes)
+    with pytest.raises(UsageError, match="6 inputs are too few to mend a network on"):
+        compressed(trained=True, data=few, correct="least-squares")
+    with pytest.raises(UsageError, match="least-squares corrects a network on data"):
+        compressed(correct="least-squares")

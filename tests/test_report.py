@@ -152,3 +152,13 @@ def test_a_report_of_the_wrong_shape_is_refused(key: str, value: Any) -> None:
     raw = {**json.loads(to_json(FULL)), key: value}
     with pytest.raises(ValueError, match=f"not a report of schema {SCHEMA}"):
         from_json(json.dumps(raw))
+
+
+def test_reports_from_before_there_was_a_correction_are_read() -> None:
+    old = json.loads(to_json(FULL))
+    del old["accuracy"]["mended"]
+    assert from_json(json.dumps(old)) == FULL
+    mended = replace(FULL, accuracy=Accuracy(0.9, 0.1, None, 40, "forty", mended=0.8))
+    assert from_json(to_json(mended)) == mended
+    assert mended.accuracy is not None
+    assert mended.accuracy.last == 0.8

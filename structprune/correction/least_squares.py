@@ -19,6 +19,7 @@ from structprune.correction.patches import (
     as_columns,
     as_weight,
     at_places,
+    bias_of,
     by_group,
     columns,
 )
@@ -88,7 +89,7 @@ class _Refitting(Pass):
         """Add a chunk's rows, in parts: a row's right-hand side is what the layer as it is falls short of."""
         target = self._target(reader)
         weight = as_columns(layer).double()
-        bias = layer.bias if isinstance(layer.bias, Tensor) else None
+        bias = bias_of(layer)
         total = sum(t.places.numel() for t in self.targets[reader.name])
         equations = self.equations.setdefault(
             reader.name,
@@ -120,8 +121,9 @@ def _write(layer: nn.Module, norm: nn.Module | None, d_Gpq: Tensor, c_G1q: Tenso
     weight = weight_of(layer)
     weight.add_(as_weight(layer, d_Gpq).to(weight.dtype))
     c_O = c_G1q.flatten()
-    if isinstance(layer.bias, Tensor):
-        layer.bias.add_(c_O.to(layer.bias.dtype))
+    bias = bias_of(layer)
+    if bias is not None:
+        bias.add_(c_O.to(bias.dtype))
     elif isinstance(norm, BatchNorm):
         assert norm.running_mean is not None
         norm.running_mean.sub_(c_O.to(norm.running_mean.dtype))

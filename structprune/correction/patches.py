@@ -110,6 +110,11 @@ def _inside(read: Tensor, size: int, mode: str) -> Tensor:
     return torch.where((read >= 0) & (read < size), read, -1)
 
 
+def bias_of(layer: nn.Module) -> Tensor | None:
+    """Return a layer's bias, without its history, or None where it has none."""
+    return layer.bias.detach() if isinstance(layer.bias, Tensor) else None
+
+
 def as_columns(layer: nn.Module) -> Tensor:
     """Return a layer's weights as the factor on :func:`columns`, (G, p, q)."""
     weight, groups = weight_of(layer).detach(), conv_groups(layer)

@@ -15,6 +15,7 @@ from structprune.correction import passes, targets
 from structprune.correction.least_squares import refit
 from structprune.correction.mending import kept_outputs
 from structprune.correction.passes import Fit
+from structprune.correction.patches import bias_of
 from structprune.correction.reading import Reader, readers
 from tests.correction.kinds import KINDS
 from tests.cuts import Cut, like_trained
@@ -42,9 +43,9 @@ def fit_of(dense: nn.Module, small: nn.Module, x: Tensor, **options: Any) -> Fit
 
 
 def without_bias(layer: nn.Module, y: Tensor) -> Tensor:
-    if layer.bias is None:
+    bias = bias_of(layer)
+    if bias is None:
         return y
-    bias = layer.get_parameter("bias").detach()
     return y - (bias if isinstance(layer, nn.Linear) else bias.reshape(-1, *(1,) * (y.dim() - 2)))
 
 
@@ -55,7 +56,7 @@ def test_a_layer_of_each_kind_is_what_the_oracle_says(name: str) -> None:
     layer, x = KINDS[name].layer().double(), torch.randn(*KINDS[name].shape, dtype=torch.float64)
     dense, small = nn.Sequential(nn.ReLU(), layer), nn.Sequential(nn.Tanh(), copy.deepcopy(layer))
     read, (_, wanted) = torch.tanh(x), values_at(dense, "1", x)
-    has_bias = layer.bias is not None
+    has_bias = bias_of(layer) is not None
     weight, constants = refitted(layer, read, without_bias(layer, wanted), RIDGE, has_bias)
     assert refit(fit_of(dense, small, x), readers(small, (x[:2],))) == ["1"]
     torch.testing.assert_close(small[1].get_parameter("weight").detach(), weight)
@@ -125,7 +126,7 @@ def test_every_layer_is_what_the_oracle_says_with_those_before_it_refitted(netwo
         read, _ = values_at(before, name, *cut.inputs)
         _, wanted = values_at(cut.dense, name, *cut.inputs)
         wanted = wanted[:, kept[name]] if name in kept else wanted
-        has_offset = layer.bias is not None or reader.norm is not None
+        has_offset = bias_of(layer) is not None or reader.norm is not None
         weight, _ = refitted(layer, read, without_bias(layer, wanted), RIDGE, has_offset)
         torch.testing.assert_close(after.get_submodule(name).get_parameter("weight").detach(), weight)
 
@@ -143,6 +144,7 @@ def test_what_closes_a_sum_is_fitted_to_the_sum() -> None:
     _, dense_branch = values_at(cut.dense, "bn1", *cut.inputs)
     missing = (dense_stream + dense_branch)[:, kept] - stream
     norm = before.get_submodule("bn1")
+    assert isinstance(norm, nn.BatchNorm2d)
     scale = norm.get_parameter("weight") / (norm.get_buffer("running_var") + norm.eps).sqrt()
     shape = (-1, 1, 1)
     wanted = (missing - norm.get_parameter("bias").reshape(shape)) / scale.reshape(shape)
@@ -237,7 +239,8 @@ class InPlace(nn.Module):
         y = self.relu(y)
         z: Tensor = self.again(y)
         z += y
-        return self.relu(z)
+        out: Tensor = self.relu(z)
+        return out
 
 
 def test_the_later_branch_closes_a_sum_taken_in_place_and_is_settled_there() -> None:

@@ -47,8 +47,8 @@ def _with(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     twin = copy.deepcopy(layer)
     with torch.no_grad():
         twin.get_parameter("weight").copy_(weight)
-        if twin.bias is not None:
-            twin.get_parameter("bias").zero_()
+        if isinstance(twin.bias, Tensor):
+            twin.bias.zero_()
         y: Tensor = twin(x)
     return y
 

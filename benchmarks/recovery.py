@@ -2,13 +2,14 @@
 
     python -m benchmarks.recovery [--network resnet20 | resnet32 | resnet44 | digits] [--removed 0.5 ...]
 
-The trained CIFAR-10 ResNets lose a fraction of their blocks' inner channels by the default score: at once,
-or in steps with the correction in between. They are mended on 512 images without labels, a further 128 say
-whether that helped, and fine-tuned for one epoch on 10,000, with and without the dense network as a teacher.
-Top-1 on 5,000 test images. ``digits`` is torchvision's resnet18 as ``tools/train_digits.py`` trains it, whose
-residual groups are cut too: there fractions are of all nodes, and top-1 is on the digits' own test images.
-One JSON a row: a network, a fraction, a seed and what was done. CIFAR-10 and its weights are no part of this
-project.
+The trained CIFAR-10 ResNets lose a fraction of their blocks' inner channels, which the default score
+chooses, or, once it has said how wide blocks stay, the correction itself, at once or in steps with the
+correction in between. They are mended on 512 images without labels, a further 128 say whether that
+helped, and fine-tuned for one epoch on 10,000, with and without the dense network as a teacher. Top-1 on
+5,000 test images. ``digits`` is torchvision's resnet18 as ``tools/train_digits.py`` trains it, whose
+residual groups are cut too: there fractions are of all nodes, and top-1 is on the digits' own test
+images. One JSON a row: a network, a fraction, a seed and what was done. CIFAR-10 and its weights are no
+part of this project.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from benchmarks.scores import DATA, MEAN, STD, TRAINING_IMAGES, Setting, read
 from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import Scoring, choose
-from structprune.correction import FITTED, HELD_OUT, Correction, correction_on, mend
+from structprune.correction import FITTED, HELD_OUT, Correction, correction_on, mend, rechoose
 from structprune.samples import Samples
 from structprune.scores import Batch, mini_batches_of
 from structprune.surgery import shrink
@@ -126,7 +127,7 @@ def samples_of(case: Case, seed: int, count: int) -> Samples:
 def correction_of(case: Case, method: str, seed: int) -> Correction:
     """Return how to mend: on images drawn anew for every seed."""
     order = np.random.default_rng(seed).permutation(len(case.train.images))[: FITTED + HELD_OUT]
-    return correction_on(method, (case.take(order),), seed)
+    return correction_on(method, (case.take(order),), seed, rechooses=True)
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,37 @@ class Cut:
 
 @lru_cache
 def at_once(network: str, removed: float, seed: int) -> Cut:
-    """Cut in one shot, as compress does."""
+    """Cut in one shot, the channels of the lowest scores."""
     return _cut(network, removed, seed, 1, 1024)
 
 
 @lru_cache
+def rechosen(network: str, removed: float, seed: int) -> Cut:
+    """Cut to the same widths, the channels without which layers can be refitted best, as compress does."""
+    case, start, raw = case_of(network), time.perf_counter(), at_once(network, removed, seed)
+    plan = rechoose(case.model, case.groups, raw.plan, correction_of(case, "least-squares", seed))
+    small = shrink(case.model, case.groups, plan).eval()
+    return Cut(plan, small, raw.seconds + time.perf_counter() - start)
+
+
+@lru_cache
 def in_steps(network: str, removed: float, seed: int) -> Cut:
-    """Cut in steps on half as many images, mended in between."""
-    return _cut(network, removed, seed, STEPS, 512)
+    """Cut in steps on half as many images, mended in between, channels chosen so in every step."""
+    case = case_of(network)
+    correction = correction_of(case, "least-squares", seed)
+    return _cut(
+        network, removed, seed, STEPS, 512, lambda plan: rechoose(case.model, case.groups, plan, correction)
+    )
 
 
-def _cut(network: str, removed: float, seed: int, steps: int, images: int) -> Cut:
+def _cut(
+    network: str,
+    removed: float,
+    seed: int,
+    steps: int,
+    images: int,
+    refine: Callable[[Plan], Plan] = lambda plan: plan,
+) -> Cut:
     case, start = case_of(network), time.perf_counter()
     budget = Budget(round(removed * case.nodes) / case.groups.nodes)
     correction = correction_of(case, "least-squares", seed)
@@ -160,7 +181,7 @@ def _cut(network: str, removed: float, seed: int, steps: int, images: int) -> Cu
 
     scoring = Scoring(trained=True, steps=steps, seed=seed)
     samples = samples_of(case, seed, images)
-    plan, _ = choose(case.model, case.groups, samples, scoring, budget, between=between)
+    plan, _ = choose(case.model, case.groups, samples, scoring, budget, between=between, refine=refine)
     small = shrink(case.model, case.groups, plan).eval()
     return Cut(plan, small, time.perf_counter() - start)
 
@@ -189,15 +210,18 @@ _WITHOUT_TRAINING: Mapping[str, Remedy] = {
     "cut": Remedy(),
     "batch_norm": Remedy(method="batch-norm"),
     "least_squares": Remedy(method="least-squares"),
+    "rechosen": Remedy(rechosen, "least-squares"),
     "steps": Remedy(in_steps, "least-squares"),
 }
 REMEDIES: Mapping[str, Remedy] = {
     **_WITHOUT_TRAINING,
     "epoch": Remedy(epochs=1),
     "least_squares+epoch": Remedy(method="least-squares", epochs=1),
+    "rechosen+epoch": Remedy(rechosen, "least-squares", 1),
     "steps+epoch": Remedy(in_steps, "least-squares", 1),
     "epoch_taught": Remedy(epochs=1, taught=True),
     "least_squares+epoch_taught": Remedy(method="least-squares", epochs=1, taught=True),
+    "rechosen+epoch_taught": Remedy(rechosen, "least-squares", 1, True),
     "steps+epoch_taught": Remedy(in_steps, "least-squares", 1, True),
 }
 

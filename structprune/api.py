@@ -21,7 +21,7 @@ from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
-from structprune.correction import FEWEST, Correction, asked_for, correction_on
+from structprune.correction import FEWEST, Correction, asked_for, correction_on, rechooses
 from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.errors import InputError, UsageError
@@ -223,7 +223,7 @@ def compress(
         export=export,
         measure=measure,
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
-        correction=_correction(method, given, correct is None, seed),
+        correction=_correction(method, given, correct is None, seed, score),
         limits=beside_nodes(asked),
     )
     files = Path(mkdtemp(prefix="structprune-"))
@@ -275,12 +275,14 @@ def score(
     return score_channels(model, groups, chosen, scoring)
 
 
-def _correction(method: str | None, given: Samples, by_default: bool, seed: int) -> Correction | None:
+def _correction(
+    method: str | None, given: Samples, by_default: bool, seed: int, score: str
+) -> Correction | None:
     """Return how to mend on the inputs of the data; by default not at all where these are too few."""
     count = sum(len(batch) for batch in given.batches)
     if method is None or (by_default and count < FEWEST):
         return None
-    return correction_on(method, inputs_of(given), seed)
+    return correction_on(method, inputs_of(given), seed, rechooses(method, score))
 
 
 def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -249,6 +249,7 @@ def choose(
     budget: Budget,
     progress: Callable[[str], None] = lambda _: None,
     between: Callable[[nn.Module, Plan], nn.Module] = lambda small, _: small,
+    refine: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> tuple[Plan, Scores]:
     """Choose the channels that stay, in one shot or in steps.
 
@@ -263,6 +264,7 @@ def choose(
         budget: how much goes.
         progress: told what happens next.
         between: (network that a step left, what it kept) -> the network that the next one scores.
+        refine: what a step keeps by the scores -> what it keeps, as many of every group.
 
     Returns:
         The plan, and the scores of the last step.
@@ -275,6 +277,7 @@ def choose(
         progress(f"scoring, step {step} of {scoring.steps}" if scoring.steps > 1 else "scoring")
         current = model if plan is None else between(shrink(model, groups, plan), plan)
         plan, found = choose_next(current, groups, plan, samples, scoring, replace(budget, remove=target))
+        plan = refine(plan)
     assert plan is not None
     return replace(plan, budget=budget), found
 

@@ -18,7 +18,7 @@ from structprune.budget import Plan
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.channels.picking import picked
 from structprune.choose import choose
-from structprune.correction import mend
+from structprune.correction import mend, rechoose
 from structprune.delivery import (
     Clock,
     CutNetwork,
@@ -108,6 +108,7 @@ def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, .
     request = run.request
     if request.limits:
         return within_limits(run, groups)
+    noted: list[str] = []
     with run.clock.step("score"):
         plan, scores = choose(
             request.model,
@@ -117,8 +118,25 @@ def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, .
             request.budget,
             run.say,
             lambda small, plan: _between_steps(request, groups, small, plan),
+            lambda plan: _rechosen(run, groups, plan, noted),
         )
+    run.notes.extend(noted)
     return plan, scores, ()
+
+
+def _rechosen(run: Run, groups: ChannelGroups, plan: Plan, noted: list[str]) -> Plan:
+    """Keep, of every group, as many channels as before: those with which what reads them is refitted best."""
+    correction = run.request.correction
+    if correction is None or not correction.rechooses:
+        return plan
+    found = rechoose(run.request.model, groups, plan, correction)
+    others = sum(int((found.keep[name] & ~keep).sum()) for name, keep in plan.keep.items())
+    kept = sum(int(keep.sum()) for keep in plan.keep.values())
+    noted[:] = [
+        f"scores say how wide groups stay; {others} of the {kept} channels kept are not those of the highest "
+        "scores but those with which the layers that read them can be refitted best"
+    ]
+    return found
 
 
 def _between_steps(request: Request, groups: ChannelGroups, small: nn.Module, plan: Plan) -> nn.Module:

@@ -169,10 +169,9 @@ def test_layers_that_keep_every_channel_by_score_are_named() -> None:
 
 def test_data_mend_a_network_that_counts_as_trained() -> None:
     data = (torch.randn(80, 5), torch.randint(0, 3, (80,)))
-    given = {"data": data, "evaluate": lambda model: 0.5}
+    asked: tuple[dict[str, Any], ...] = ({"trained": True}, {"trained": True, "correct": "none"}, {})
     mended, cut, untrained = (
-        compressed(same_weights(), trained=trained, **given, **more)
-        for trained, more in ((True, {}), (True, {"correct": "none"}), (False, {}))
+        compressed(same_weights(), data=data, evaluate=lambda _: 0.5, **options) for options in asked
     )
     for result, value in ((mended, 0.5), (cut, None), (untrained, None)):
         assert result.report.accuracy is not None

@@ -10,7 +10,7 @@ from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
 from structprune.cli.tools import toolbox
-from structprune.correction import asked_for, correction_on
+from structprune.correction import Correction, asked_for, correction_on, rechooses
 from structprune.limits import beside_nodes, nodes_asked
 from structprune.report import Report
 from structprune.request import Request
@@ -28,10 +28,18 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path]:
     return outcome.report, folder
 
 
+def _correction(asked: Asked, found: Gathered) -> Correction | None:
+    """Return how the cut network is mended, or None where it isn't."""
+    method = asked_for(asked["correct"], found.scoring.trained, found.images is not None)
+    if method is None or found.images is None:
+        return None
+    given = inputs.unlabelled(found.images, found.network, asked["seed"])
+    return correction_on(method, given, asked["seed"], rechooses(method, asked["score"]))
+
+
 def _request(asked: Asked, found: Gathered, say: Say) -> Request:
     network, images = found.network, found.images
     epochs, seed = asked["finetune"], asked["seed"]
-    method = asked_for(asked["correct"], found.scoring.trained, images is not None)
     teacher = network.model if asked["distill"] else None
     limits = asked["limits"]
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
@@ -50,8 +58,6 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         measure=asked["measure"],
         notes=(*network.notes, *about_data),
         scope=scope_of(asked),
-        correction=correction_on(method, inputs.unlabelled(images, network, seed), seed)
-        if images and method
-        else None,
+        correction=_correction(asked, found),
         limits=beside_nodes(limits),
     )

@@ -10,6 +10,8 @@ from structprune.correction.mending import (
     asked_for,
     correction_on,
     mend,
+    rechoose,
+    rechooses,
 )
 
 __all__ = [
@@ -22,4 +24,6 @@ __all__ = [
     "asked_for",
     "correction_on",
     "mend",
+    "rechoose",
+    "rechooses",
 ]

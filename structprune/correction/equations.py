@@ -57,11 +57,16 @@ class Equations:
         """
         return self._by_rows(ridge) if self.by_rows else self._by_columns(ridge)
 
+    def products(self) -> Tensor:
+        """Return the products of the columns (G, p, p), around their means where there is an offset."""
+        xx, x = self._products["xx"], self._products["x"] / self.rows
+        return xx - self.rows * x.mT @ x if self.offset else xx
+
     def _by_columns(self, ridge: float) -> tuple[Tensor, Tensor]:
-        xx, xy = self._products["xx"], self._products["xy"]
+        xx, xy = self.products(), self._products["xy"]
         x, y = (self._products[name] / self.rows for name in ("x", "y"))
         if self.offset:
-            xx, xy = xx - self.rows * x.mT @ x, xy - self.rows * x.mT @ y
+            xy = xy - self.rows * x.mT @ y
         d = _solved(xx, xy, ridge * xx.diagonal(dim1=1, dim2=2).mean(1))
         return d, y - x @ d if self.offset else torch.zeros_like(y)
 

@@ -22,13 +22,13 @@ from structprune.correction.patches import (
     bias_of,
     by_group,
     columns,
+    norm_scale,
+    parts_of,
 )
 from structprune.correction.reading import Reader
 from structprune.correction.targets import Target, Targets, segments, targets_of
 from structprune.layers import BatchNorm, weight_of
 
-PART_ENTRIES = 2**22
-"""Of the columns that are laid out at once."""
 NEGLIGIBLE = 1e-10
 """A layer is left as it is where the squares of its errors are less than this of its outputs' squares."""
 
@@ -95,8 +95,7 @@ class _Refitting(Pass):
             reader.name,
             Equations(bias is not None or reader.norm is not None, total < weight.shape[1]),
         )
-        rows = max(1, PART_ENTRIES // (target.places.shape[1] * weight.shape[:2].numel()))
-        for part in torch.split(torch.arange(len(x)), rows):
+        for part in parts_of(layer, target.places):
             x_part = columns(layer, x[part], target.places[part], target.sizes).double()
             y_part = wanted_NPO[part].double()
             y_part = y_part if bias is None else y_part - bias.double()
@@ -134,8 +133,7 @@ def _before_norm(y_NPO: Tensor, norm: nn.Module | None) -> Tensor:
     if not isinstance(norm, BatchNorm):
         return y_NPO
     assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale_O = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
+    scale_O = norm_scale(norm)
     shift_O = 0 if norm.bias is None else norm.bias
     flat_O = scale_O.abs() < 1e-3 * scale_O.abs().median()
     scale_O = scale_O.masked_fill(flat_O, torch.inf)

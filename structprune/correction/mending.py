@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,10 +16,12 @@ from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
+from structprune.correction.choosing import rechosen
 from structprune.correction.least_squares import refit
 from structprune.correction.passes import Fit
 from structprune.correction.reading import Reader, readers
 from structprune.correction.recalibration import recalibrate
+from structprune.criteria import DEFAULT
 from structprune.errors import UsageError
 from structprune.layers import out_width
 from structprune.surgery import cuts
@@ -41,11 +44,14 @@ class Correction:
         method: ``least-squares`` or ``batch-norm``.
         fitted: inputs, (N, ...) each, that the network is mended on.
         held_out: others, that say whether it came nearer to the dense one.
+        rechooses: whether channels are chosen anew within each group, as those with which layers can be
+            refitted best.
     """
 
     method: str
     fitted: Inputs
     held_out: Inputs
+    rechooses: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -87,7 +93,15 @@ def asked_for(method: str | None, trained: bool, data: bool) -> str | None:
     return None if method == "none" else method
 
 
-def correction_on(method: str, inputs: Inputs, seed: int = 0) -> Correction:
+def rechooses(method: str, score: str) -> bool:
+    """Tell whether channels are chosen anew: where least squares follow on the default score.
+
+    Whoever asks for a score of their own gets the channels that it keeps.
+    """
+    return method == "least-squares" and score == DEFAULT
+
+
+def correction_on(method: str, inputs: Inputs, seed: int = 0, rechooses: bool = False) -> Correction:
     """Split unlabelled inputs into those that mend, 512 at most, and those that judge it.
 
     Raises:
@@ -102,7 +116,7 @@ def correction_on(method: str, inputs: Inputs, seed: int = 0) -> Correction:
     held = min(HELD_OUT, count // 5)
     parts = (order[held : held + FITTED], order[:held])
     fitted, held_out = (tuple(x[part.to(x.device)] for x in inputs) for part in parts)
-    return Correction(method, fitted, held_out)
+    return Correction(method, fitted, held_out, rechooses)
 
 
 def mend(
@@ -127,13 +141,48 @@ def mend(
     if not any(x.is_floating_point() for x in small.parameters()):
         return Mended(small, note="not mended: its weights are no floating-point numbers")
     try:
-        with torch.random.fork_rng(devices=_cuda(small)), torch.no_grad(), exact_arithmetic():
+        with _undisturbed(dense):
             return _mended(dense, small, kept, correction)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of a forward pass of anyone's, or of equations that have no solution
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Mended(small, note=f"not mended: {reason}")
+
+
+def rechoose(dense: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction) -> Plan:
+    """Choose anew which channels stay of every group, as many as before, knowing that a correction follows.
+
+    Args:
+        dense: the network before the cut; it stays as it is.
+        groups: its groups of channels.
+        plan: how many stay of each, and which by the scores.
+        correction: on which inputs, and whether.
+
+    Returns:
+        The plan, for groups where nothing better is known as it was.
+    """
+    if not correction.rechooses:
+        return plan
+    try:
+        with _undisturbed(dense):
+            whole = copy.deepcopy(dense).eval()
+            found = readers(whole, tuple(x[:WATCHED] for x in correction.fitted))
+            fit = Fit(whole, whole, {}, chunks(correction.fitted, found))
+            return rechosen(fit, groups, plan, found)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of a forward pass of anyone's: mending will say so
+        return plan
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run forward passes without derivatives, and put torch's random state back."""
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), exact_arithmetic():
+        yield
 
 
 def _mended(dense: nn.Module, small: nn.Module, kept: Mapping[str, Tensor], correction: Correction) -> Mended:
@@ -224,8 +273,3 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 def _distance(a: Tensor, b: Tensor) -> float:
     return float(((a - b).square().mean() / b.var(correction=0)).sqrt())
-
-
-def _cuda(model: nn.Module) -> list[torch.device]:
-    device = next(model.parameters()).device
-    return [device] if device.type == "cuda" else []

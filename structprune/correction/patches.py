@@ -7,14 +7,17 @@ kernel, S places of a map laid flat, n = N P rows, p = (I / G) K columns, q = O 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from structprune.layers import Conv, ConvTranspose, conv_groups, weight_of
+from structprune.layers import BatchNorm, Conv, ConvTranspose, conv_groups, weight_of
+
+PART_ENTRIES = 2**22
+"""Of columns that are laid out at once."""
 
 
 def draw_places(count: int, sizes: Sequence[int], most: int, generator: Generator) -> Tensor:
@@ -113,6 +116,19 @@ def _inside(read: Tensor, size: int, mode: str) -> Tensor:
 def bias_of(layer: nn.Module) -> Tensor | None:
     """Return a layer's bias, without its history, or None where it has none."""
     return layer.bias.detach() if isinstance(layer.bias, Tensor) else None
+
+
+def norm_scale(norm: BatchNorm) -> Tensor:
+    """Return what a batch norm multiplies each channel by, with its running statistics."""
+    assert norm.running_var is not None
+    scale_C = (norm.running_var + norm.eps).rsqrt()
+    return scale_C if norm.weight is None else scale_C * norm.weight.detach()
+
+
+def parts_of(layer: nn.Module, places_NP: Tensor) -> Iterator[Tensor]:
+    """Yield numbers of samples in parts whose columns, laid out at once, are few enough for memory."""
+    one = places_NP.shape[1] * as_columns(layer).shape[:2].numel()
+    yield from torch.split(torch.arange(len(places_NP)), max(1, PART_ENTRIES // one))
 
 
 def as_columns(layer: nn.Module) -> Tensor:

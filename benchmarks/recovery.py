@@ -269,14 +269,14 @@ def main() -> None:
         "--removed", type=float, nargs="+", help="default: 0.3 0.5 0.75; digits 0.5 0.75 0.89"
     )
     parser.add_argument("--only", nargs="+", default=list(REMEDIES), metavar="NAME", choices=list(REMEDIES))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--again", action="store_true")
     asked = parser.parse_args()
     if not DATA.is_dir() and asked.network != "digits":
         raise SystemExit(f"this benchmark needs the CIFAR-10 files in {DATA.name}, which are not there")
     fractions = asked.removed or FRACTIONS.get(asked.network, INNER)
     rows: list[Row] = []
-    for seed in range(asked.seeds):
+    for seed in asked.seeds:
         for removed in fractions:
             rows += _rows(asked, removed, seed)
     print_table(

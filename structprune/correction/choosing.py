@@ -32,8 +32,10 @@ from structprune.correction.patches import (
 from structprune.correction.reading import Reader
 from structprune.layers import BatchNorm, conv_groups, in_width
 
-MOST_COLUMNS = 5000
+MOST_COLUMNS = 2400
 """Of a layer whose equations are inverted; groups that wider ones read stay as they were chosen."""
+ROWS, LEAST_ROWS = 4, 2**14
+"""Times as many rows as columns set up the equations, or so many, whichever is more."""
 PRODUCT_BYTES = 2**29
 """Of equations that are held at once."""
 
@@ -138,9 +140,14 @@ class _Reading(Pass):
     def reads(self, reader: Reader, layer: nn.Module, x: Tensor) -> None:
         self.inputs[reader.name] = x
 
+    def _most(self, layer: nn.Module) -> int:
+        samples = sum(len(chunk[0]) for chunk in self.fit.chunks)
+        enough = max(ROWS * as_columns(layer).shape[1], LEAST_ROWS)
+        return max(1, min(self.fit.places, enough // samples))
+
     def writes(self, reader: Reader, layer: nn.Module, y: Tensor) -> None:
         x, sizes = self.inputs.pop(reader.name), map_sizes(layer, y)
-        places = draw_places(len(y), sizes, self.fit.places, self.generator)
+        places = draw_places(len(y), sizes, self._most(layer), self.generator)
         offset = bias_of(layer) is not None or reader.norm is not None
         equations = self.equations.setdefault(reader.name, Equations(offset))
         for part in parts_of(layer, places):
@@ -166,42 +173,53 @@ def _products(fit: Fit, wanted: Mapping[str, Reader]) -> dict[str, Tensor]:
 class _Read:
     """A layer that reads a group, while channels leave.
 
+    The inverse of the products of the columns that are left is inverse - factor factor^T. Of it only the
+    channels' own blocks are kept up to date, which makes a channel's leaving cheap in a wide layer.
+
     Attributes:
-        inverse_pp: of the products of the columns that are left, with a ridge.
+        inverse_pp: of the products of all columns, with a ridge.
+        factor_pr: what every leaving so far has taken from it.
+        blocks_CKK: of what is left, each channel's own.
         weight_pq: refitted to the columns that are left.
         columns_CK: of each channel.
         size: of what the layer writes, by which errors of several layers compare.
     """
 
     def __init__(self, products_pp: Tensor, weight_pq: Tensor, columns_CK: Tensor) -> None:
-        self.size = float((weight_pq * (products_pp @ weight_pq)).sum())
-        ridge = RIDGE * products_pp.diagonal().mean().clamp_min(torch.finfo(products_pp.dtype).tiny)
-        shifted = products_pp + ridge * torch.eye(len(products_pp)).to(products_pp)
-        self.inverse_pp = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
-        self.weight_pq, self.columns_CK = weight_pq.clone(), columns_CK
+        tiny = torch.finfo(products_pp.dtype).tiny
+        self.size = float((weight_pq * (products_pp @ weight_pq)).sum()) or tiny
+        shift_p = (RIDGE * products_pp.diagonal().mean().clamp_min(tiny)).expand(len(products_pp))
+        self.inverse_pp = torch.cholesky_inverse(torch.linalg.cholesky(products_pp + shift_p.diag()))
+        self.blocks_CKK = self.inverse_pp[columns_CK.unsqueeze(2), columns_CK.unsqueeze(1)]
+        self.factor_pr = products_pp.new_zeros(len(products_pp), columns_CK.numel())
+        self.weight_pq, self.columns_CK, self.taken = weight_pq.clone(), columns_CK, 0
 
     def errors(self) -> Tensor:
         """Return what each channel's leaving adds to the squared error, after refitting, (C,)."""
-        rows, cols = self.columns_CK.unsqueeze(2), self.columns_CK.unsqueeze(1)
         w_CKq = self.weight_pq[self.columns_CK]
-        explained_CKq = torch.linalg.solve(self.inverse_pp[rows, cols], w_CKq)
-        error_C: Tensor = (w_CKq * explained_CKq).sum((1, 2))
-        return error_C / max(self.size, torch.finfo(torch.float64).tiny)
+        found: Tensor = (w_CKq * torch.linalg.solve(self.blocks_CKK, w_CKq)).sum((1, 2))
+        return found / self.size
 
     def leave(self, channel: int) -> None:
         """Refit without a channel: a step of elimination on the inverse."""
-        own = self.columns_CK[channel]
-        block, across_pK = self.inverse_pp[own][:, own], self.inverse_pp[:, own].clone()
+        own, block = self.columns_CK[channel], self.blocks_CKK[channel]
+        before_pr = self.factor_pr[:, : self.taken]
+        across_pK = self.inverse_pp[:, own] - before_pr @ before_pr[own].T
         self.weight_pq -= across_pK @ torch.linalg.solve(block, self.weight_pq[own])
-        self.inverse_pp -= across_pK @ torch.linalg.solve(block, across_pK.T)
         self.weight_pq[own] = 0
-        self.inverse_pp[own.unsqueeze(1), own] = torch.eye(len(own)).to(block)
+        # across block^-1 across^T = f f^T, with block = l l^T and f = across l^-T
+        f_pK = torch.linalg.solve_triangular(torch.linalg.cholesky(block), across_pK.T, upper=False).T
+        self.factor_pr[:, self.taken : self.taken + len(own)] = f_pK
+        self.taken += len(own)
+        f_CKK = f_pK[self.columns_CK]
+        self.blocks_CKK -= f_CKK @ f_CKK.mT
+        self.blocks_CKK[channel] = torch.eye(len(own)).to(block)
 
 
 def kept_of(read: Sequence[_Read], count: int) -> Tensor:
     """Let channels leave until ``count`` are left, each time that of the least error; (C,) bool."""
     keep = torch.ones(len(read[0].columns_CK), dtype=torch.bool)
-    while int(keep.sum()) > count:
+    for _ in range(len(keep) - count):
         errors_C = torch.stack([layer.errors() for layer in read]).sum(0).cpu()
         channel = int(errors_C.masked_fill(~keep, torch.inf).argmin())
         keep[channel] = False

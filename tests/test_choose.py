@@ -512,3 +512,34 @@ def test_groups_of_a_shrunk_network_are_those_that_its_own_trace_shows(residual:
     traced = channel_groups(shrink(residual.model, residual.groups, plan), residual.example)
     assert ours.groups == traced.groups
     assert dict(ours.widths) == dict(traced.widths)
+
+
+def test_what_a_step_keeps_may_be_refined_and_its_network_changed_before_the_next(mlp: Case) -> None:
+    """Here always the first channels of a group stay, and the next step sees what was made of them."""
+    scored, widths_before = list[Plan](), list[list[int]]()
+
+    def first_ones(plan: Plan) -> Plan:
+        scored.append(plan)
+        keep = {name: torch.arange(len(k)) < k.sum() for name, k in plan.keep.items()}
+        return replace(plan, keep=keep)
+
+    def noted(small: nn.Module, plan: Plan) -> nn.Module:
+        widths_before.append([int(keep.sum()) for keep in plan.keep.values()])
+        assert all(keep[: int(keep.sum())].all() for keep in plan.keep.values())
+        assert [m.out_features for m in small if isinstance(m, nn.Linear)][:-1] == widths_before[-1]
+        return small
+
+    plan, _ = choose(
+        mlp.model,
+        mlp.groups,
+        mlp.samples,
+        Scoring("snip", steps=3),
+        Budget(0.6),
+        between=noted,
+        refine=first_ones,
+    )
+    assert len(scored) == 3
+    assert len(widths_before) == 2
+    for name, keep in plan.keep.items():
+        assert keep.tolist() == sorted(keep.tolist(), reverse=True)
+        assert keep.sum() == scored[-1].keep[name].sum()

@@ -17,9 +17,10 @@ from structprune import delivery, pipeline
 from structprune.budget import Budget
 from structprune.checkpoint import save_weights_and_plan
 from structprune.choose import Scoring
+from structprune.correction import correction_on, mending
 from structprune.errors import InputError, ProofFailedError, TargetUnreachableError
 from structprune.pipeline import compress
-from structprune.report import from_json
+from structprune.report import Accuracy, from_json
 from structprune.request import Judge, Outcome, Request
 from structprune.samples import random_samples
 from structprune.surgery import shrink
@@ -395,3 +396,46 @@ def test_another_thread_count_gives_the_same_plan_but_for_near_ties(tmp_path: Pa
     differs = torch.cat([one.plan.keep[g] != two.plan.keep[g] for g in one.scores.values])
     if differs.any():
         assert float(scores[differs].max() - scores[differs].min()) <= 2 * near
+
+
+def test_the_cut_is_proven_then_mended_and_what_is_mended_goes_out(tmp_path: Path) -> None:
+    """Wide enough that half of its units say what all of them do; accuracy is taken three times."""
+    torch.manual_seed(4)
+    model, x = mlp(), torch.randn(120, 5)
+    judge, told = PlayedJudge(), list[str]()
+    request = request_for(
+        model,
+        x,
+        scoring=Scoring("ntk_sap+crop", trained=True, draws=2, steps=2),
+        correction=correction_on("least-squares", (x,), rechooses=True),
+        judge=Judge(judge, 40, "forty images"),
+    )
+    before = snapshot(model)
+    outcome = compress(request, tmp_path, PlayedTools(), told.append)
+    assert changed(before, snapshot(model)) == []
+    dense, cut, mended = judge.judged
+    assert (dense, mended) == (model, outcome.model)
+    assert outcome.report.accuracy == Accuracy(0.9, 0.5, None, 40, "forty images", mended=0.8)
+    assert told.index("proving the cut") < told.index("mending") < told.index("taking the accuracy")
+    raw = shrink(model, outcome.groups, outcome.plan)
+    for name, tensor in raw.state_dict().items():
+        assert torch.equal(tensor, cut.state_dict()[name])
+    with torch.no_grad():
+        off = [float((net(x) - model(x)).square().mean()) for net in (cut, mended)]
+    assert off[1] < off[0]
+    assert sum("mended by least-squares" in note for note in outcome.report.notes) == 1
+    assert sum("say how wide groups stay" in note for note in outcome.report.notes) == 1
+
+
+def test_a_correction_that_does_not_help_leaves_the_network_as_it_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = mlp(), torch.randn(40, 5)
+    monkeypatch.setattr(mending, "distance", lambda *_: 1.0)
+    given = correction_on("least-squares", (x,))
+    judge = PlayedJudge()
+    request = request_for(model, x, correction=given, judge=Judge(judge, 40, "forty"))
+    outcome = compress(request, tmp_path, PlayedTools())
+    assert outcome.report.accuracy == Accuracy(0.9, 0.5, None, 40, "forty")
+    assert outcome.model is judge.judged[1]
+    assert any("not mended" in note for note in outcome.report.notes)

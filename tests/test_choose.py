@@ -526,7 +526,7 @@ def test_what_a_step_keeps_may_be_refined_and_its_network_changed_before_the_nex
     def noted(small: nn.Module, plan: Plan) -> nn.Module:
         widths_before.append([int(keep.sum()) for keep in plan.keep.values()])
         assert all(keep[: int(keep.sum())].all() for keep in plan.keep.values())
-        assert [m.out_features for m in small if isinstance(m, nn.Linear)][:-1] == widths_before[-1]
+        assert [m.out_features for m in small.modules() if isinstance(m, nn.Linear)][:-1] == widths_before[-1]
         return small
 
     plan, _ = choose(

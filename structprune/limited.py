@@ -32,6 +32,13 @@ TIMED = ("latency", "speedup")
 SECONDS = {False: 0.8, True: 2.0}
 """Time that is spent on each of two networks, for a look and for being sure."""
 
+UNEVEN = 2
+"""How many of the largest steps before the cut that bisection finds an earlier one is looked for.
+
+To hit a number of nodes, a large step is given up for smaller ones of other layers, so that what is left does
+not fall with every node; it falls again as soon as the large step fits.
+"""
+
 BYTES_PER_PARAMETER = 4
 """Networks are exported in float32."""
 
@@ -196,7 +203,7 @@ def _depth(bench: Bench, limits: Sequence[Limit]) -> int:
         return all(_counted_kept(ranking, limit, depth) for limit in counted)
 
     kept: Kept = counts_kept
-    depth = least(kept, low, high, back=ranking.largest_step if counted else 0)
+    depth = least(kept, low, high, back=UNEVEN * ranking.largest_step if counted else 0)
     assert depth is not None  # _check_counted saw that the deepest cut keeps them
     for limit in limits:
         if limit.name == "disk":

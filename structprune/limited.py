@@ -39,6 +39,9 @@ To hit a number of nodes, a large step is given up for smaller ones of other lay
 not fall with every node; it falls again as soon as the large step fits.
 """
 
+FEW = 256
+"""Nodes up to which every earlier cut is looked at."""
+
 BYTES_PER_PARAMETER = 4
 """Networks are exported in float32."""
 
@@ -183,9 +186,10 @@ class Bench:
         return path
 
     def measure(self, name: MeasurementName, depth: int, sure: bool = False) -> Measurement:
-        """Measure the network at a depth beside the dense one."""
-        files = (self.file(0), self.file(depth))
-        _, self.taken[name, depth] = self.tools.compare(name, files, self.example, SECONDS[sure])
+        """Measure the network at a depth, where time is taken in turn with the dense one."""
+        depths = (0, depth) if name == "batch_time" else (depth,)
+        files = [self.file(each) for each in depths]
+        *_, self.taken[name, depth] = self.tools.compare(name, files, self.example, SECONDS[sure])
         return self.taken[name, depth]
 
     def once(self, name: MeasurementName, depth: int) -> Measurement:
@@ -203,7 +207,7 @@ def _depth(bench: Bench, limits: Sequence[Limit]) -> int:
         return all(_counted_kept(ranking, limit, depth) for limit in counted)
 
     kept: Kept = counts_kept
-    depth = least(kept, low, high, back=UNEVEN * ranking.largest_step if counted else 0)
+    depth = least(kept, low, high, back=_back(ranking) if counted else 0)
     assert depth is not None  # _check_counted saw that the deepest cut keeps them
     for limit in limits:
         if limit.name == "disk":
@@ -212,12 +216,17 @@ def _depth(bench: Bench, limits: Sequence[Limit]) -> int:
     return _measured(bench, measured, kept, depth) if measured else depth
 
 
+def _back(ranking: Ranking) -> int:
+    most = ranking.most
+    return most if most <= FEW else UNEVEN * ranking.largest_step
+
+
 Kept = Callable[[int], bool]
 
 
 def _on_disk(bench: Bench, limit: Limit, counts_kept: Kept, low: int) -> tuple[int, Kept]:
     """Find the least depth whose file is small enough, near where the parameters say that it is."""
-    ranking, dense = bench.ranking, bench.once("disk", 0).dense.median
+    ranking, dense = bench.ranking, bench.once("disk", 0).pruned.median
     bound = limit.left(dense)
 
     def kept(depth: int) -> bool:
@@ -251,9 +260,13 @@ def _measured(bench: Bench, limits: Sequence[Limit], kept: Kept, low: int) -> in
         if not kept(depth):  # a later cut may need a little more than an earlier one
             return 1 + 2 * TOLERANCE
         bench.run.say(f"measuring nodes {depth / ranking.groups.nodes:.3f}")
-        if any(limit.name in TIMED for limit in limits):
+        timed = [limit for limit in limits if limit.name in TIMED]
+        if timed:
             bench.measure("batch_time", depth, sure)
-        return max(_over(bench, limit, depth) for limit in limits)
+        found = max((_over(bench, limit, depth) for limit in timed), default=0.0)
+        # Memory takes processes of its own, which what is too slow anyway does not need.
+        rest = limits if found <= 1 + TOLERANCE else timed
+        return max(_over(bench, limit, depth) for limit in rest)
 
     def work(depth: int) -> float:
         counts = ranking.counts(depth)
@@ -276,7 +289,9 @@ def _over(bench: Bench, limit: Limit, depth: int) -> float:
 
 def _reading(bench: Bench, limit: Limit, depth: int) -> tuple[float, float]:
     """Return the dense network's figure and that of the network at a depth; of a speed-up, 1 and that."""
-    row = bench.once("memory" if limit.name == "memory" else "batch_time", depth)
+    if limit.name == "memory":
+        return bench.once("memory", 0).pruned.median, bench.once("memory", depth).pruned.median
+    row = bench.once("batch_time", depth)
     if limit.form == "factor":
         return 1.0, row.ratio.value if row.ratio else row.dense.median / row.pruned.median
     return row.dense.median, row.pruned.median
@@ -320,7 +335,7 @@ def _met_counted(bench: Bench, limit: Limit, depth: int) -> tuple[float, float, 
 
 
 def _met_disk(bench: Bench, limit: Limit, depth: int) -> tuple[float, float, str]:
-    dense = bench.once("disk", 0).dense.median
+    dense = bench.once("disk", 0).pruned.median
     return limit.left(dense), _size(bench, depth), f"bytes of the ONNX file, dense {dense:.4g} MB"
 
 

@@ -93,7 +93,7 @@ def look_at(dense: Path, pruned: Path) -> dict[str, Any]:
 
 
 def fresh_over_asked(row: Row) -> dict[str, float]:
-    """Return limit -> what the fresh process finds over what was asked for; of a speed-up asked over found."""
+    """Return limit -> what the fresh process finds over what was asked; for speed-ups asked over found."""
     fresh, found = row["fresh"], {}
     now = {
         "nodes": row["nodes_removed"],

@@ -25,7 +25,7 @@ from structprune.correction import FEWEST, Correction, asked_for, correction_on,
 from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.errors import InputError, UsageError
-from structprune.limits import beside_nodes, nodes_asked, read_limits
+from structprune.limits import Limit, beside_nodes, nodes_asked, read_limits
 from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
@@ -208,7 +208,7 @@ def compress(
     known, why = is_trained(model, False, False, trained)
     method = asked_for(correct, known, data is not None)
     given = _samples(model, example, data, loss, forward, samples, seed)
-    asked = read_limits({**(limits or {}), **({} if nodes is None else {"nodes": nodes})})
+    asked = _limits(nodes, limits or {})
     request = Request(
         model=model,
         example=example,
@@ -283,6 +283,12 @@ def _correction(
     if method is None or (by_default and count < FEWEST):
         return None
     return correction_on(method, inputs_of(given), seed, rechooses(method, score))
+
+
+def _limits(nodes: float | None, limits: Mapping[str, str | float]) -> tuple[Limit, ...]:
+    if nodes is not None and "nodes" in limits:
+        raise UsageError("nodes is given twice: as an argument and among the limits; leave one out")
+    return read_limits({**limits, "nodes": nodes} if nodes is not None else limits)
 
 
 def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

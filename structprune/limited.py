@@ -344,9 +344,11 @@ def _met_measured(bench: Bench, limit: Limit, depth: int) -> tuple[float, float,
     row = bench.once("memory" if limit.name == "memory" else "batch_time", depth)
     looks = sum(name == row.name for name, _ in bench.taken)
     words = [f"{row.how}", f"batch {row.batch}"]
-    if row.ratio is not None and limit.name != "memory":
+    if row.ratio is not None:
         words.append(f"{row.ratio.value:.3g}x faster than dense ({row.ratio.low:.3g}-{row.ratio.high:.3g})")
-    words.append(f"{looks} cuts measured to find it")
+    else:
+        words.append(f"dense {dense:.4g} {QUANTITIES[limit.name].unit}")
+    words.append(f"{looks} networks measured to find it")
     bound = limit.value if limit.form == "factor" else limit.left(dense)
     return bound, reached, "; ".join(words)
 

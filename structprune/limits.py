@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -171,7 +171,7 @@ def read_limits(asked: Mapping[str, str | float | None], prefix: str = "") -> tu
     return tuple(sorted(limits, key=lambda limit: names.index(limit.name)))
 
 
-def nodes_asked(limits: tuple[Limit, ...]) -> float:
+def nodes_asked(limits: Sequence[Limit]) -> float:
     """Return the fraction of nodes that limits ask to remove; 0 where they speak of other things."""
     return next((limit.value for limit in limits if limit.name == "nodes"), 0.0)
 

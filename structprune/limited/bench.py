@@ -1,0 +1,92 @@
+"""Files of networks along a ranking, and what is measured on them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from structprune.delivery import Run
+from structprune.limits import Limit
+from structprune.ranking import Ranking
+from structprune.report import Measurement, MeasurementName
+from structprune.request import Tools
+
+SECONDS = {False: 0.8, True: 2.0}
+"""Time that is spent on each of two networks, for a look and for being sure."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Files of the dense network and of one cut, and what was measured on them.
+
+    Attributes:
+        run: whose tools export and measure.
+        ranking: what is cut.
+        folder: an empty folder that goes afterwards.
+        taken: (quantity, depth) -> the last measurement.
+    """
+
+    run: Run
+    ranking: Ranking
+    folder: Path
+    taken: dict[tuple[MeasurementName, int], Measurement] = field(default_factory=dict)
+
+    @property
+    def tools(self) -> Tools:
+        """What exports and measures."""
+        assert self.run.tools is not None
+        return self.run.tools
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs as the files take them."""
+        return tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in self.run.request.example)
+
+    def file(self, depth: int) -> Path:
+        """Return the ONNX file of the network at a depth; beside the dense one only the last is kept."""
+        path = self.folder / f"{depth}.onnx"
+        if not path.exists():
+            for old in self.folder.iterdir():
+                if not old.name.startswith("0.onnx"):
+                    old.unlink()
+            network = self.ranking.network(depth) if depth else copy.deepcopy(self.run.request.model)
+            self.tools.export(network.cpu().float(), self.example, path)
+        return path
+
+    def measure(self, name: MeasurementName, depth: int, sure: bool = False) -> Measurement:
+        """Measure the network at a depth, where time is taken in turn with the dense one."""
+        depths = (0, depth) if name == "batch_time" else (depth,)
+        files = [self.file(each) for each in depths]
+        *_, self.taken[name, depth] = self.tools.compare(name, files, self.example, SECONDS[sure])
+        return self.taken[name, depth]
+
+    def once(self, name: MeasurementName, depth: int) -> Measurement:
+        """Return what was measured last, or measure now."""
+        return self.taken.get((name, depth)) or self.measure(name, depth)
+
+
+def size(bench: Bench, depth: int) -> float:
+    """Return the size of the ONNX file at a depth, in MB."""
+    # Cuts move in steps, and each is exported once.
+    return bench.once("disk", bench.ranking.settle(depth)).pruned.median
+
+
+def reading(bench: Bench, limit: Limit, depth: int) -> tuple[float, float]:
+    """Return the dense network's figure and that of the network at a depth; of a speed-up, 1 and that."""
+    if limit.name == "memory":
+        return bench.once("memory", 0).pruned.median, bench.once("memory", depth).pruned.median
+    row = bench.once("batch_time", depth)
+    if limit.form == "factor":
+        return 1.0, row.ratio.value if row.ratio else row.dense.median / row.pruned.median
+    return row.dense.median, row.pruned.median
+
+
+def over(bench: Bench, limit: Limit, depth: int) -> float:
+    """Return what was measured over what is allowed."""
+    dense, reached = reading(bench, limit, depth)
+    if limit.form == "factor":
+        return limit.value / reached
+    return reached / limit.left(dense)

@@ -7,6 +7,7 @@ runtime's blocks take longer than wider ones. Nothing here knows what is counted
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,6 +71,31 @@ def least_near(kept: Callable[[int], bool], near: int, low: int, high: int) -> i
             return first(kept, near + 1, above)
         near, stride = above, 2 * stride
     return None
+
+
+def knotted(work: Callable[[int], float], high: int, knots: int = 32) -> Callable[[int], float]:
+    """Return a function like ``work`` that calls it at few depths, and draws lines between their logarithms.
+
+    Args:
+        work: depth -> a positive figure.
+        high: the deepest.
+        knots: depths at which it may be called, beside ``high``; each is, once, when it is first needed.
+
+    Example:
+        >>> round(knotted(lambda depth: 2.0**-depth, 64)(5), 9)
+        0.03125
+    """
+    stride = max(1, high // knots)
+    found = functools.cache(lambda depth: math.log(work(depth)))
+
+    def between(depth: int) -> float:
+        below = min(depth, high) // stride * stride
+        above = min(below + stride, high)
+        share = (depth - below) / (above - below) if above > below else 0.0
+        # Nothing is called for a weight of zero.
+        return math.exp(found(below) * (1 - share) + (found(above) * share if share else 0.0))
+
+    return between
 
 
 @dataclass(frozen=True)

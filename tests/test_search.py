@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structprune.search import Search, Seen, Try, first, least, least_near, meet
+from structprune.search import Search, Seen, Try, first, knotted, least, least_near, meet
 
 HIGH = 1000
 
@@ -51,6 +51,22 @@ def test_few_looks_near_a_good_guess() -> None:
 
     assert least_near(kept, 697, 0, HIGH) == 700
     assert len(looks) <= 6
+
+
+def test_knots_are_called_once_and_drawn_between() -> None:
+    called: list[int] = []
+
+    def falling(depth: int) -> float:
+        called.append(depth)
+        return work(depth)
+
+    between = knotted(falling, HIGH, 32)
+    drawn = [between(depth) for depth in range(HIGH + 1)]
+    assert len(called) == len(set(called)) <= 34
+    assert all(drawn[depth] == pytest.approx(work(depth)) for depth in called)
+    assert drawn == sorted(drawn, reverse=True)
+    assert all(drawn[depth] == pytest.approx(work(depth), rel=0.05) for depth in range(800))
+    assert knotted(lambda depth: 7.0, 0)(0) == pytest.approx(7.0)
 
 
 # ---- measured

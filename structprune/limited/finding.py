@@ -8,7 +8,7 @@ from structprune.limited.bench import Bench, over, size
 from structprune.limited.counting import Kept, counts_kept, least_counted, out_of_reach
 from structprune.limited.telling import too_slow
 from structprune.limits import Limit
-from structprune.search import TOLERANCE, Search, first, least_near, meet
+from structprune.search import TOLERANCE, Search, first, knotted, least_near, meet
 
 TIMED = ("latency", "speedup")
 BYTES_PER_PARAMETER = 4
@@ -69,7 +69,8 @@ def _measured(bench: Bench, limits: Sequence[Limit], kept: Kept, low: int) -> in
         counts = ranking.counts(depth)
         return float(counts.flops or counts.params or 1)
 
-    found, seen = meet(Search(excess, work, low, ranking.most, ranking.settle))
+    search = Search(excess, knotted(work, ranking.most), low, ranking.most, ranking.settle)
+    found, seen = meet(search)
     if found is None:
         measured = [tried for tried in seen.values() if kept(tried.depth)]
         raise too_slow(bench, limits, min(measured, key=lambda tried: tried.excess).depth)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporters.networks import evaluating, of_batch
-from exporters.providers import PROVIDERS, Timed, check_device, device_kind, onnx_runner, open_session
+from exporters.networks import of_batch
+from exporters.providers import PROVIDERS, Timed, device_kind
 from exporters.readings import Reading, Readings, against_first
+from exporters.runners import RUNTIMES
 from structprune.report import Measurement, Runtime
 
 BLOCKS = range(6, 13)
@@ -82,13 +79,19 @@ def batch_times(
     device: str = "cpu",
     threads: int = 1,
     seconds: float = 2.0,
+    runtime: Runtime | None = None,
 ) -> Readings:
-    """Time a batch through several networks of one form; arguments and errors as in :func:`batch_time`."""
+    """Time a batch through several networks of one form; arguments and errors as in :func:`batch_time`.
+
+    They are modules or ONNX files, whichever ``runtime`` runs: a name in :data:`exporters.runners.RUNTIMES`, by
+    default PyTorch as it stands for modules and ONNX Runtime for files.
+    """
     inputs = of_batch(example, batch)
-    runtime: Runtime = "torch" if isinstance(networks[0], nn.Module) else "onnxruntime"
+    runtime = runtime or ("torch" if isinstance(networks[0], nn.Module) else "onnxruntime")
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(threads))
-        runs = [stack.enter_context(_runner(network, inputs, device, threads)) for network in networks]
+        opened = RUNTIMES[runtime].opened
+        runs = [stack.enter_context(opened(network, inputs, device, threads)) for network in networks]
         blocks_NBR = timed_blocks(runs, seconds)
     return Readings(
         name="batch_time",
@@ -98,7 +101,7 @@ def batch_times(
         unit="ms",
         how=_how(runtime, device, threads, len(blocks_NBR[0])),
         networks=tuple(_reading(blocks_BR) for blocks_BR in blocks_NBR),
-        extra={"provider": PROVIDERS[device_kind(device)]} if runtime == "onnxruntime" else {},
+        extra={"provider": PROVIDERS[device_kind(device)]} if RUNTIMES[runtime].of_files else {},
     )
 
 
@@ -111,54 +114,6 @@ def cpu_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _runner(
-    network: nn.Module | Path, inputs: tuple[Tensor, ...], device: str, threads: int
-) -> Iterator[Timed]:
-    if isinstance(network, Path):
-        yield onnx_runner(open_session(network, device=device, threads=threads), inputs)
-        return
-    check_device(device)
-    on_cuda = device_kind(device) == "cuda"
-    # The caller's module stays where it is.
-    model = copy.deepcopy(network).to(device) if on_cuda else network
-    with evaluating(model):
-        yield _torch_runner(
-            model,
-            tuple(x.to(device) for x in inputs),
-            partial(_cuda_timed, device=device) if on_cuda else _cpu_timed,
-        )
-
-
-def _torch_runner(
-    model: nn.Module, inputs: tuple[Tensor, ...], timed: Callable[[Callable[[], object]], float]
-) -> Timed:
-    def run() -> float:
-        with torch.inference_mode():
-            return timed(lambda: model(*inputs))
-
-    return run
-
-
-def _cpu_timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _cuda_timed(run: Callable[[], object], device: str) -> float:
-    """Time on the device's own clock, from an idle device to an idle device."""
-    event: Any = torch.cuda.Event
-    with torch.cuda.device(device):
-        start, end = event(enable_timing=True), event(enable_timing=True)
-        torch.cuda.synchronize()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
 
 
 def timed_blocks(runs: Sequence[Timed], seconds: float) -> list[np.ndarray]:
@@ -222,6 +177,6 @@ def _reading(blocks_BR: np.ndarray) -> Reading:
 
 
 def _how(runtime: Runtime, device: str, threads: int, blocks: int) -> str:
-    what = "PyTorch, eager" if runtime == "torch" else f"ONNX Runtime, {PROVIDERS[device_kind(device)]}"
-    where = f"{threads} CPU thread(s)" if device_kind(device) == "cpu" else f"{device}, inputs already there"
-    return f"{what}; {where}; medians of {blocks} warmed blocks, networks in turn"
+    words = RUNTIMES[runtime].words.format(provider=PROVIDERS[device_kind(device)])
+    where = f"{threads} CPU thread(s)" if device_kind(device) == "cpu" else f"on {device}"
+    return f"{words}; {where}; medians of {blocks} warmed blocks, networks in turn"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from exporters.networks import Network
+from exporters.networks import Network, modules_of
 from exporters.readings import Reading, Readings
 
 MEGABYTE = 1e6
@@ -34,10 +34,14 @@ def weight_bytes(model: nn.Module) -> int:
         return path.stat().st_size
 
 
-def disk(networks: Sequence[Network]) -> tuple[Readings, Readings]:
-    """Size the networks' ONNX files, and their weights as safetensors, in MB of 1e6 bytes."""
-    weights = [weight_bytes(network.model) for network in networks]
-    return onnx_sizes([network.onnx for network in networks]), _readings("weights as safetensors", weights)
+def disk(networks: Sequence[Network]) -> tuple[Readings, ...]:
+    """Size the networks' ONNX files, and their weights as safetensors, in MB of 1e6 bytes.
+
+    Where a network is there as a file only, no weights are sized.
+    """
+    files = onnx_sizes([network.onnx for network in networks])
+    weights = [weight_bytes(model) for model in modules_of(networks)]
+    return (files, _readings("weights as safetensors", weights)) if weights else (files,)
 
 
 def onnx_sizes(files: Sequence[Path]) -> Readings:

@@ -15,6 +15,9 @@ from exporters.readings import Reading, Readings
 from exporters.tracker import Spent, Tracker
 
 BLOCKS = 5
+LONG_ENOUGH = 5.0
+"""Seconds a network from which on the sensors' and the estimate's steps of a second stop to matter."""
+IDLE_SECONDS = 2.0
 INFERENCES = 1000
 """That the figures are given for; one input through the network is one inference."""
 
@@ -34,7 +37,7 @@ class Meter:
 
 @contextmanager
 def metered(country: str | None = None) -> Iterator[Meter]:
-    """Take the energy of what happens in the body, such as compressing a network.
+    """Take the energy of what happens in the body, such as compressing a network, beyond an idle machine's.
 
     Args:
         country: as for :class:`exporters.tracker.Tracker`; it matters for carbon only.
@@ -44,9 +47,11 @@ def metered(country: str | None = None) -> Iterator[Meter]:
         InputError: codecarbon gives no figures.
     """
     tracker, meter = Tracker(country), Meter()
+    idle = tracker.idle_watts(IDLE_SECONDS)
     with tracker.spending() as spent:
         yield meter
-    meter.joules, meter.how = spent[0].joules, tracker.how(spent)
+    meter.joules = spent[0].above(idle).joules
+    meter.how = f"{tracker.how(spent)}; {tracker.idle_words(idle)}"
 
 
 def break_even(
@@ -77,6 +82,8 @@ def emissions(
 ) -> tuple[Readings, Readings]:
     """Loop ONNX files for ``seconds`` each, in blocks that take turns, and take energy and carbon.
 
+    Where there is a sensor, what it reads of the idle machine just before is subtracted.
+
     Args:
         paths: ONNX files.
         example: positional inputs, each of shape [B, ...]; repeated or cut to ``batch``.
@@ -98,26 +105,33 @@ def emissions(
     inputs = of_batch(example, batch)
     runs = [onnx_runner(session, inputs) for session in sessions]
     tracker, block = Tracker(country), seconds / BLOCKS
-    rounds = [[per_inferences(tracker, run, block, batch) for run in runs] for _ in range(BLOCKS)]
+    idle = tracker.idle_watts(seconds)
+    rounds = [[per_inferences(tracker, run, block, batch, idle) for run in runs] for _ in range(BLOCKS)]
     how = (
         f"per {INFERENCES:,} inferences; {tracker.how([spent for row in rounds for spent in row])}; "
+        f"{tracker.idle_words(idle)}; "
         f"ONNX Runtime, {running_provider(sessions[0])}, {BLOCKS} blocks of {block:.1f} s in turn"
+        f"{'' if seconds >= LONG_ENOUGH else f'; coarse, since under {LONG_ENOUGH:g} s a network'}"
     )
     columns = list(zip(*rounds, strict=True))
     joules = tuple(Reading(tuple(spent.joules for spent in column)) for column in columns)
     grams = tuple(Reading(tuple(spent.grams for spent in column)) for column in columns)
+    extra = {"basis": "measured" if tracker.senses else "estimated", "idle_watts": idle}
     return (
-        Readings("energy", "onnxruntime", batch, threads, "J", how, joules),
-        Readings("emissions", "onnxruntime", batch, threads, "gCO2e", how, grams),
+        Readings("energy", "onnxruntime", batch, threads, "J", how, joules, extra),
+        Readings("emissions", "onnxruntime", batch, threads, "gCO2e", how, grams, extra),
     )
 
 
-def per_inferences(tracker: Tracker, run: Timed, seconds: float, batch: int) -> Spent:
-    """Loop a warmed network for ``seconds`` and return what 1,000 inferences take."""
+def per_inferences(
+    tracker: Tracker, run: Timed, seconds: float, batch: int, idle_watts: float = 0.0
+) -> Spent:
+    """Loop a warmed network for ``seconds``; return what 1,000 inferences take beyond the idle machine."""
     run()
     elapsed, inferences = 0.0, 0
     with tracker.spending() as spent:
         while elapsed < seconds:
             elapsed += run()
             inferences += batch
-    return Spent(spent[0].joules / inferences * INFERENCES, spent[0].grams / inferences * INFERENCES)
+    above = spent[0].above(idle_watts)
+    return Spent(above.joules / inferences * INFERENCES, above.grams / inferences * INFERENCES)

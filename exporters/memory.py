@@ -9,16 +9,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from exporters.networks import Network, evaluating, of_batch
+from exporters.networks import Network, evaluating, modules_of, of_batch
 from exporters.providers import check_device, device_kind, feeds, open_session
 from exporters.readings import Reading, Readings
 from structprune.errors import InputError
@@ -26,6 +27,39 @@ from structprune.errors import InputError
 MEGABYTE = 1e6
 REPEATS = 3
 RUNS = 3
+PHASES = ("load", "first_run", "steady")
+"""Reading the file, the first run, which lays out what later ones use again, and the runs after it."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Resident sets of one phase, in bytes.
+
+    Attributes:
+        peak: the largest in it.
+        after: what stayed when it was over.
+    """
+
+    peak: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Resident sets of a process that runs one ONNX file.
+
+    Attributes:
+        baseline: bytes with interpreter, libraries and inputs loaded.
+        phases: name -> its resident sets.
+    """
+
+    baseline: int
+    phases: Mapping[str, Phase]
+
+    @property
+    def peak(self) -> int:
+        """The largest over all phases, in bytes."""
+        return max(self.baseline, *(phase.peak for phase in self.phases.values()))
 
 
 def memory(
@@ -52,7 +86,7 @@ def memory(
     check_device(device)
     inputs = of_batch(example, batch)
     if device_kind(device) == "cuda":
-        return _on_cuda(networks, inputs, batch, device)
+        return _on_cuda(modules_of(networks), inputs, batch, device)
     return resident_sets([network.onnx for network in networks], example, batch=batch, threads=threads)
 
 
@@ -69,13 +103,14 @@ def resident_sets(
         batch=batch,
         threads=threads,
         unit="MB",
-        how=f"peak resident set (CPU) of a process that loads the ONNX file and runs it {RUNS} times; "
-        f"{REPEATS} processes a network; 'baseline' is the interpreter and its libraries, 'network' the rest",
+        how=f"peak resident set (CPU) of a process that loads the ONNX file and runs it {RUNS + 1} times; "
+        f"{REPEATS} processes a network; 'baseline' is the interpreter and its libraries, 'network' the "
+        f"rest; by phase without the baseline: the peak in it, and what stays after it",
         networks=tuple(_resident(taken) for taken in zip(*rounds, strict=True)),
     )
 
 
-def resident_set(path: Path, arrays: Mapping[str, npt.NDArray[Any]], threads: int = 1) -> Mapping[str, int]:
+def resident_set(path: Path, arrays: Mapping[str, npt.NDArray[Any]], threads: int = 1) -> Resident:
     """Run an ONNX file in a process of its own.
 
     Args:
@@ -84,8 +119,7 @@ def resident_set(path: Path, arrays: Mapping[str, npt.NDArray[Any]], threads: in
         threads: CPU threads inside an operator.
 
     Returns:
-        Peak resident sets in bytes: ``baseline`` with interpreter, libraries and inputs loaded, ``peak``
-        after running the network.
+        Resident sets in bytes, by phase.
 
     Raises:
         InputError: the file can't be run.
@@ -97,8 +131,9 @@ def resident_set(path: Path, arrays: Mapping[str, npt.NDArray[Any]], threads: in
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise InputError(f"{path.name!r} can't be run in a process of its own: {last[:200]}")
-    figures: dict[str, int] = json.loads(done.stdout)
-    return figures
+    figures: dict[str, Any] = json.loads(done.stdout)
+    phases = {name: Phase(**figures[name]) for name in PHASES}
+    return Resident(figures["baseline"], phases)
 
 
 def _child(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -113,26 +148,38 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
-def _resident(taken: Sequence[Mapping[str, int]]) -> Reading:
-    baseline = float(np.median([figures["baseline"] for figures in taken]))
-    peaks = [figures["peak"] / MEGABYTE for figures in taken]
-    network = float(np.median(peaks)) - baseline / MEGABYTE
-    return Reading(tuple(peaks), {"baseline": baseline / MEGABYTE, "network": network})
+def _resident(taken: Sequence[Resident]) -> Reading:
+    baseline = _typical([each.baseline for each in taken])
+    peaks = [each.peak / MEGABYTE for each in taken]
+    by_phase = {
+        f"{name}_{what}": _typical([getattr(each.phases[name], what) for each in taken]) - baseline
+        for name in PHASES
+        for what in ("peak", "after")
+    }
+    network = float(np.median(peaks)) - baseline
+    return Reading(tuple(peaks), {"baseline": baseline, "network": network, **by_phase})
 
 
-def _on_cuda(networks: Sequence[Network], inputs: tuple[Tensor, ...], batch: int, device: str) -> Readings:
+def _typical(sizes: Sequence[int]) -> float:
+    return float(np.median(sizes)) / MEGABYTE
+
+
+def _on_cuda(models: Sequence[nn.Module], inputs: tuple[Tensor, ...], batch: int, device: str) -> Readings:
+    if not models:
+        raise InputError("GPU memory is taken of modules, and a network is there as a file only")
     return Readings(
         name="memory",
         runtime="torch",
         batch=batch,
         threads=None,
         unit="MB",
-        how=f"peak allocated by PyTorch on {device} (GPU memory) in a forward pass, weights included",
-        networks=tuple(_allocated(network, inputs, device) for network in networks),
+        how=f"peak allocated by PyTorch on {device} (GPU memory) in a forward pass, weights included; by "
+        f"phase the peak in it, what stays after it, and what the allocator reserves",
+        networks=tuple(_allocated(model, inputs, device) for model in models),
     )
 
 
-def _allocated(network: Network, inputs: tuple[Tensor, ...], device: str) -> Reading:
+def _allocated(network: nn.Module, inputs: tuple[Tensor, ...], device: str) -> Reading:
     """Move a copy of the module to the device, run it, and read PyTorch's allocator.
 
     What was allocated before is subtracted; what is reserved is the allocator's own, given as it stands.
@@ -140,20 +187,34 @@ def _allocated(network: Network, inputs: tuple[Tensor, ...], device: str) -> Rea
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
-    model = copy.deepcopy(network.model).to(device)
-    placed = tuple(x.to(device) for x in inputs)
-    with evaluating(model), torch.inference_mode():
-        # The first pass chooses kernels and takes workspaces that later ones don't.
-        model(*placed)
-        torch.cuda.synchronize(device)
-        steady = torch.cuda.memory_allocated(device) - before
-        torch.cuda.reset_peak_memory_stats(device)
-        model(*placed)
-        torch.cuda.synchronize(device)
+    placed: list[Any] = []
+
+    def load() -> None:
+        placed.append(copy.deepcopy(network).to(device))
+        placed.append(tuple(x.to(device) for x in inputs))
+
+    def run(times: int) -> None:
+        model, on_device = placed
+        with evaluating(model), torch.inference_mode():
+            for _ in range(times):
+                model(*on_device)
+
     figures = {
-        "steady_allocated": float(steady),
-        "peak_reserved": float(torch.cuda.max_memory_reserved(device)),
-        "steady_reserved": float(torch.cuda.memory_reserved(device)),
+        **_cuda_phase("load", load, before, device),
+        **_cuda_phase("first_run", lambda: run(1), before, device),
+        **_cuda_phase("steady", lambda: run(RUNS), before, device),
     }
-    peak = (torch.cuda.max_memory_allocated(device) - before) / MEGABYTE
-    return Reading((peak,), {key: value / MEGABYTE for key, value in figures.items()})
+    return Reading((figures["steady_peak"],), figures)
+
+
+def _cuda_phase(name: str, work: Callable[[], object], before: int, device: str) -> dict[str, float]:
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    figures = {
+        "peak": torch.cuda.max_memory_allocated(device) - before,
+        "after": torch.cuda.memory_allocated(device) - before,
+        "peak_reserved": torch.cuda.max_memory_reserved(device),
+        "after_reserved": torch.cuda.memory_reserved(device),
+    }
+    return {f"{name}_{what}": size / MEGABYTE for what, size in figures.items()}

@@ -18,12 +18,18 @@ class Network:
     """One network in both of its forms.
 
     Attributes:
-        model: the module; probes leave its weights and modes as they were.
+        model: the module; probes leave its weights and modes as they were. None where there is a file only.
         onnx: the same network as an ONNX file.
     """
 
-    model: nn.Module
+    model: nn.Module | None
     onnx: Path
+
+
+def modules_of(networks: Sequence[Network]) -> list[nn.Module]:
+    """Return the modules, or nothing where a network is there as a file only."""
+    modules = [network.model for network in networks if network.model is not None]
+    return modules if len(modules) == len(networks) else []
 
 
 @contextmanager

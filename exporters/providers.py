@@ -57,7 +57,9 @@ def check_device(device: str) -> None:
         )
 
 
-def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> Session:
+def open_session(
+    path: Path, *, device: str = "cpu", threads: int = 1, profile: Path | None = None
+) -> Session:
     """Open an ONNX file on a device, and make sure that it runs there.
 
     Without CUDA, ONNX Runtime still lists its CUDA provider, accepts it and runs on the CPU; only the
@@ -67,6 +69,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> Sessio
         path: the ONNX file.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         threads: CPU threads inside an operator.
+        profile: where the profile of its runs goes, as the beginning of a file's name; None takes none.
 
     Raises:
         UsageError: no device of that kind is known.
@@ -76,7 +79,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> Sessio
     wanted = PROVIDERS[device_kind(device)]
     if not path.is_file():
         raise InputError(f"there is no ONNX file {path.name!r} at the path given; export the network first")
-    session = _session(path, wanted, device, threads)
+    session = _session(path, wanted, device, threads, profile)
     running = running_provider(session)
     if running != wanted:
         raise DeviceUnavailableError(
@@ -86,7 +89,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> Sessio
     return session
 
 
-def _session(path: Path, provider: str, device: str, threads: int) -> Session:
+def _session(path: Path, provider: str, device: str, threads: int, profile: Path | None) -> Session:
     ort = load_onnxruntime()
 
     ort.set_default_logger_severity(FATAL)
@@ -94,6 +97,8 @@ def _session(path: Path, provider: str, device: str, threads: int) -> Session:
     options.log_severity_level = FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     arguments = {}
     if provider == PROVIDERS["cuda"]:
         _preload_cuda(ort)
@@ -134,11 +139,16 @@ def feeds(session: Session, inputs: Sequence[Tensor]) -> dict[str, npt.NDArray[A
     return {name: array for name, array in zip(names, arrays, strict=True) if name in wanted}
 
 
-def onnx_runner(session: Session, inputs: Sequence[Tensor]) -> Timed:
+def onnx_runner(session: Session, inputs: Sequence[Tensor], *, copies: bool = False) -> Timed:
     """Return a timed forward pass of the session on fixed inputs.
 
-    On CUDA the inputs are copied to the device once and the outputs stay there, as in the timing of
-    PyTorch, so that the two compare.
+    Inputs and outputs are bound where the session runs, as in the timing of PyTorch, so that the two compare.
+
+    Args:
+        session: an open session.
+        inputs: in the order of the network's arguments.
+        copies: copy the inputs from the host and the outputs back to it in every run, as a service does whose
+            data come from elsewhere.
 
     Raises:
         InputError: the file can't run on these inputs.
@@ -152,7 +162,7 @@ def onnx_runner(session: Session, inputs: Sequence[Tensor]) -> Timed:
         raise InputError(
             f"the ONNX file can't run on inputs of shapes {shapes}: {first_line(error)}"
         ) from error
-    if running_provider(session) != PROVIDERS["cuda"]:
+    if copies:
         return _timed(lambda: session.run(None, arrays))
     binding = _bound(session, arrays)
     return _timed(lambda: (session.run_with_iobinding(binding), binding.synchronize_outputs()))
@@ -161,12 +171,13 @@ def onnx_runner(session: Session, inputs: Sequence[Tensor]) -> Timed:
 def _bound(session: Session, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
     ort = load_onnxruntime()
 
-    index = int(session.get_provider_options()[PROVIDERS["cuda"]].get("device_id", 0))
+    kind = "cuda" if running_provider(session) == PROVIDERS["cuda"] else "cpu"
+    index = int(session.get_provider_options()[PROVIDERS[kind]].get("device_id", 0))
     binding = session.io_binding()
     for name, array in arrays.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", index))
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, kind, index))
     for output in session.get_outputs():
-        binding.bind_output(output.name, "cuda", index)
+        binding.bind_output(output.name, kind, index)
     binding.synchronize_inputs()
     return binding
 

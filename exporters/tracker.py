@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,33 @@ class Spent:
     Attributes:
         joules: energy.
         grams: carbon, in gCO2e.
+        sensed: joules of it that sensors measured, those of an idle machine included.
+        seconds: how long it lasted.
     """
 
     joules: float
     grams: float
+    sensed: float = 0.0
+    seconds: float = 0.0
+
+    def above(self, idle_watts: float) -> Spent:
+        """Return what was spent beyond what the idle machine draws, with the carbon in proportion.
+
+        Raises:
+            InputError: nothing is left: the sensors can't tell the work from an idle machine.
+
+        Example:
+            >>> Spent(30.0, 3.0, sensed=25.0, seconds=2.0).above(5.0)
+            Spent(joules=20.0, grams=2.0, sensed=15.0, seconds=2.0)
+        """
+        idle = idle_watts * self.seconds
+        if idle >= self.joules:
+            raise InputError(
+                f"{self.joules:.3g} J in {self.seconds:.1f} s are no more than the idle machine draws "
+                f"({idle_watts:.3g} W); take energy over longer or on a machine that nobody else uses"
+            )
+        left = self.joules - idle
+        return Spent(left, self.grams * left / self.joules, self.sensed - idle, self.seconds)
 
 
 class Tracker:
@@ -36,14 +60,15 @@ class Tracker:
 
     Attributes:
         source: what is measured and what is estimated, in words.
+        senses: whether any part of the machine has a sensor.
 
     Raises:
         UsageError: codecarbon has no data on the country.
     """
 
     def __init__(self, country: str | None = None) -> None:
-        cpu, gpu = _sensors()
-        self.source = _source(cpu, gpu)
+        self._sensors = cpu, gpu = _sensors()
+        self.source, self.senses = _source(cpu, gpu), cpu or gpu
         with quiet():
             self._tracker = _offline_tracker(country and _known(country), machine=cpu)
         # codecarbon looks for its hardware when the first task starts, for a second that should not count.
@@ -59,15 +84,37 @@ class Tracker:
         """
         spent: list[Spent] = []
         self._start()
+        start = time.perf_counter()
         try:
             yield spent
         finally:
+            seconds = time.perf_counter() - start
             data = self._stop()
         if data is None or data.energy_consumed <= 0:
             raise InputError(
                 "codecarbon gave no energy for a stretch of work; it can't measure on this machine"
             )
-        spent.append(Spent(data.energy_consumed * JOULES_PER_KWH, data.emissions * GRAMS_PER_KG))
+        parts = zip(self._sensors, (data.cpu_energy, data.gpu_energy), strict=True)
+        sensed = sum(energy for there, energy in parts if there)
+        joules, grams = data.energy_consumed * JOULES_PER_KWH, data.emissions * GRAMS_PER_KG
+        spent.append(Spent(joules, grams, sensed * JOULES_PER_KWH, seconds))
+
+    def idle_watts(self, seconds: float) -> float:
+        """Return what the sensors read while this process sleeps; 0 where there are none.
+
+        An estimate follows this process's own CPU time, so it holds nothing of an idle machine to take off.
+        """
+        if not self.senses:
+            return 0.0
+        with self.spending() as spent:
+            time.sleep(seconds)
+        return spent[0].sensed / spent[0].seconds
+
+    def idle_words(self, idle_watts: float) -> str:
+        """Say what became of the idle draw."""
+        if self.senses:
+            return f"{idle_watts:.3g} W of the idle machine subtracted"
+        return "without a sensor the idle machine's draw can't be told apart, and nothing is subtracted"
 
     def _start(self) -> None:
         with quiet():

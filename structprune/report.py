@@ -11,7 +11,7 @@ SCHEMA = 1
 """Version of the report's JSON form; it grows when a key changes its meaning or goes away."""
 
 MeasurementName = Literal["batch_time", "memory", "disk", "flops", "energy", "emissions"]
-Runtime = Literal["torch", "onnxruntime", "none"]
+Runtime = Literal["torch", "torch-compile", "onnxruntime", "onnxruntime-copies", "none"]
 ProofName = Literal["closed_gates", "reloaded", "onnx", "signature"]
 
 
@@ -33,7 +33,7 @@ class Ratio:
     """How many times smaller the pruned network's reading is: dense / pruned.
 
     Attributes:
-        value: ratio of the medians.
+        value: median of the ratios of readings that were taken side by side.
         low: lower end of the 95 % bootstrap interval.
         high: upper end of it.
     """

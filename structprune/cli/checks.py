@@ -35,6 +35,13 @@ def _at_least(least: int, what: str = "") -> Rule:
 FRACTION = "a fraction from 0 to below 1"
 POSITIVE = Rule(lambda value: 0 < value < math.inf, "a number above 0")
 
+RUNTIMES = ("torch", "torch-compile", "onnxruntime")
+
+
+def _least(value: Any) -> Any:
+    return min(value) if isinstance(value, list) else value
+
+
 RULES: Mapping[str, Rule] = {
     "accumulate": _one_of("total", "abs", "square"),
     "align": _at_least(1),
@@ -64,7 +71,8 @@ RULES: Mapping[str, Rule] = {
     "samples": _at_least(4, ", since as many are compared"),
     "seed": Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2^63"),
     "steps": _at_least(1),
-    "threads": _at_least(1),
+    "runtime": Rule(lambda names: set(names) <= {*RUNTIMES}, f"{', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}"),
+    "threads": Rule(lambda counts: _least(counts) >= 1, "1 or more"),
 }
 
 NEED_DATA = ("test_data", "finetune", "mean", "std")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -16,15 +15,21 @@ from structprune.cli.checks import check
 def measure(
     networks: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="One network or several; the first is the reference."),
+        typer.Argument(
+            metavar="INPUT...", help="One network or several, or .onnx files; the first is the reference."
+        ),
     ],
     arch: o.Arch = None,
     pretrained: o.Pretrained = False,
     trust_pickle: o.TrustPickle = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
-    measure_batch: o.Batches = [1, 8],  # noqa: B006  typer copies it
-    threads: o.Threads = 1,
+    runtime: o.Runtimes = ["torch", "onnxruntime"],  # noqa: B006  typer copies it
+    measure_batch: o.Batches = [1, 8, 32],  # noqa: B006
+    threads: o.ThreadCounts = [1],  # noqa: B006
+    layers: Annotated[
+        bool, o.flag("--layers", help="Also the time of each layer, and which did not get faster.")
+    ] = False,
     energy_seconds: o.Seconds = 5.0,
     country: o.Country = None,
     device: o.Device = "cpu",
@@ -41,9 +46,9 @@ def measure(
     with shell.speaking(quiet) as say:
         names, measured = measuring.run(asked, say)
     if json:
-        rows = [{"model": name, **asdict(m)} for name, m in zip(names, measured, strict=True)]
-        shell.print_json({"schema": 1, "networks": rows})
-    else:
-        shell.print_table(measuring.side_by_side(names, measured))
-        for note in measured[0].notes:
-            shell.print_line(f"Note: {note}.")
+        shell.print_json(measuring.document(names, measured))
+        return
+    for table in measuring.tables(names, measured):
+        shell.print_table(table)
+    for sentence in measuring.sentences(names, measured):
+        shell.print_line(sentence)

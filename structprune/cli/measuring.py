@@ -3,46 +3,129 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from torch import Tensor, nn
+
+from exporters.layer_time import LayerTime, not_faster
 from exporters.measure import Measured, Setting, measure_many
 from exporters.networks import Network
+from exporters.onnx_inputs import input_size, random_inputs
 from exporters.to_onnx import to_onnx
-from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Say, read, stem
 from structprune.errors import UsageError
 from structprune.render import Table
 from structprune.report import Measurement
 
+ONNX = ".onnx"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A network as it was given.
+
+    Attributes:
+        model: the module, or None for an ONNX file.
+        path: the ONNX file, or None for a module.
+        size: of one input; None in it where a file leaves it open.
+        example: inputs.
+    """
+
+    model: nn.Module | None
+    path: Path | None
+    size: tuple[int | None, ...]
+    example: tuple[Tensor, ...]
+
 
 def run(asked: Asked, say: Say) -> tuple[list[str], Sequence[Measured]]:
     """Read, export and measure networks in turns; returns a name and the measurements of each."""
-    found = [_read(asked, spec, say) for spec in asked["networks"]]
-    sizes = {network.size for network in found}
-    if len(sizes) > 1:
-        raise UsageError(
-            f"networks with inputs of sizes {sorted(sizes)} can't be compared; give --input-size"
-        )
-    batches = tuple(asked["measure_batch"])
-    setting = Setting(asked["device"], batches, asked["threads"], asked["energy_seconds"], asked["country"])
+    found = [_found(asked, spec, say) for spec in asked["networks"]]
+    _check_sizes(found)
+    # A module says what it takes; a file may leave it open.
+    example = next((network.example for network in found if network.model is not None), found[0].example)
     names = [stem(spec) for spec in asked["networks"]]
+    setting = Setting(
+        asked["device"],
+        tuple(asked["measure_batch"]),
+        tuple(asked["threads"]),
+        asked["energy_seconds"],
+        asked["country"],
+        tuple(asked["runtime"]),
+        asked["layers"],
+    )
     with TemporaryDirectory(prefix="structprune-") as scratch:
         networks = []
         for i, (name, network) in enumerate(zip(names, found, strict=True)):
-            say(f"exporting {name}")
-            path = Path(scratch, f"{i}.onnx")
-            to_onnx(network.model, network.example, path)
-            networks.append(Network(network.model, path))
-        measured = measure_many(networks, found[0].example, setting, lambda name: say(f"measuring {name}"))
+            networks.append(_exported(network, name, Path(scratch, f"{i}.onnx"), say))
+        measured = measure_many(networks, example, setting, lambda name: say(f"measuring {name}"), names)
     return names, measured
 
 
-def _read(asked: Asked, spec: str, say: Say) -> inputs.Network:
+def _found(asked: Asked, spec: str, say: Say) -> _Found:
+    path = Path(spec)
+    if path.suffix == ONNX:
+        example = random_inputs(path, asked["input_size"], asked["seed"])
+        return _Found(None, path, input_size(path), example)
     # --arch is of weights, and names beside them need none.
-    arch = asked["arch"] if Path(spec).exists() else None
-    return read({**asked, "network": spec, "arch": arch}, say)
+    arch = asked["arch"] if path.exists() else None
+    network = read({**asked, "network": spec, "arch": arch}, say)
+    return _Found(network.model, None, network.size, network.example)
+
+
+def _check_sizes(found: Sequence[_Found]) -> None:
+    first = found[0].size
+    if any(len(network.size) != len(first) or _apart(network.size, first) for network in found):
+        sizes = sorted({str(network.size) for network in found})
+        raise UsageError(
+            f"networks with inputs of sizes {', '.join(sizes)} can't be compared; give --input-size"
+        )
+
+
+def _apart(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
+    return any(None not in (m, n) and m != n for m, n in zip(a, b, strict=True))
+
+
+def _exported(network: _Found, name: str, path: Path, say: Say) -> Network:
+    if network.path is not None:
+        return Network(None, network.path)
+    assert network.model is not None
+    say(f"exporting {name}")
+    to_onnx(network.model, network.example, path)
+    return Network(network.model, path)
+
+
+def document(names: Sequence[str], measured: Sequence[Measured]) -> dict[str, Any]:
+    """Return everything that was measured, for JSON."""
+    rows = [
+        {"model": name, **asdict(each), "not_faster": not_faster(each.layers)}
+        for name, each in zip(names, measured, strict=True)
+    ]
+    return {"schema": 1, "networks": rows}
+
+
+def tables(names: Sequence[str], measured: Sequence[Measured]) -> Iterator[Table]:
+    """Return everything side by side, memory by phase, and time by layer where it was asked for."""
+    yield side_by_side(names, measured)
+    if (by_phase := phases(names, measured)).rows:
+        yield by_phase
+    for name, each in list(zip(names, measured, strict=True))[1:]:
+        if each.layers:
+            yield layer_table(names[0], name, each.layers)
+
+
+def sentences(names: Sequence[str], measured: Sequence[Measured]) -> Iterator[str]:
+    """Return verdicts in words, the layers that did not get faster, and the notes."""
+    for name, each in list(zip(names, measured, strict=True))[1:]:
+        for row in each.measurements:
+            if row.name == "batch_time":
+                yield f"{name}, {_label(row)}: {row.verdict}."
+        if slow := not_faster(each.layers):
+            yield f"{name}: {slow}."
+    yield from (f"Note: {note}." for note in measured[0].notes)
 
 
 def side_by_side(names: Sequence[str], measured: Sequence[Measured]) -> Table:
@@ -54,6 +137,46 @@ def side_by_side(names: Sequence[str], measured: Sequence[Measured]) -> Table:
     return Table("Measured; ratios are the first network's figure over the column's", ("", *names), rows)
 
 
+PHASE_ENDS = ("_peak", "_after")
+
+
+def phases(names: Sequence[str], measured: Sequence[Measured]) -> Table:
+    """Return the memory of loading, the first run and later ones, peak and what stays."""
+    taken = [next((m for m in each.measurements if m.name == "memory"), None) for each in measured]
+    figures = [
+        {key.removeprefix("pruned_"): value for key, value in m.extra.items() if key.startswith("pruned_")}
+        for m in taken
+        if m is not None
+    ]
+    ends = [key for key in (figures[0] if figures else ()) if key.endswith(PHASE_ENDS)]
+    rows = tuple((key.replace("_", " "), *(f"{float(each[key]):.4g}" for each in figures)) for key in ends)
+    return Table("Memory by phase, without interpreter and libraries [MB]", ("", *names), rows)
+
+
+SHOWN = 15
+
+
+def layer_table(first: str, name: str, layers: Sequence[LayerTime]) -> Table:
+    """Return the slowest layers of the first network, and what became of them."""
+    rows = tuple(
+        (row.layer, _ms(row.dense), _ms(row.pruned), f"{row.ratio.value:.2f}x" if row.ratio else "", _of(row))
+        for row in layers[:SHOWN]
+    )
+    return Table(
+        f"The slowest layers of {len(layers)}, in ONNX Runtime's profile [ms]",
+        ("layer", first, name, "ratio", f"of {name}"),
+        rows,
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _of(row: LayerTime) -> str:
+    return f"{100 * row.share:.1f} %"
+
+
 # Of these the unit alone doesn't tell what was counted, and the first words of ``how`` do.
 NEED_WORDS = ("disk", "energy", "emissions")
 
@@ -61,8 +184,9 @@ NEED_WORDS = ("disk", "energy", "emissions")
 def _label(row: Measurement) -> str:
     runtime = "" if row.runtime == "none" else f", {row.runtime}"
     batch = "" if row.batch is None else f", batch {row.batch}"
+    threads = "" if row.name != "batch_time" else f", {row.threads} thread{'' if row.threads == 1 else 's'}"
     words = f", {re.split('[,;] ', row.how)[0]}" if row.name in NEED_WORDS else ""
-    return f"{row.name.replace('_', ' ')}{runtime}{batch}{words} [{row.unit}]"
+    return f"{row.name.replace('_', ' ')}{runtime}{batch}{threads}{words} [{row.unit}]"
 
 
 def _figure(row: Measurement) -> str:

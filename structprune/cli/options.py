@@ -136,6 +136,16 @@ Country = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads inside an operator while measuring.")]
+ThreadCounts = Annotated[
+    list[int], typer.Option("--threads", help="CPU threads inside an operator; may be repeated.")
+]
+Runtimes = Annotated[
+    list[str],
+    typer.Option(
+        "--runtime",
+        help="What runs them while they are timed: torch, torch-compile or onnxruntime; may be repeated.",
+    ),
+]
 Batches = Annotated[list[int], typer.Option("--measure-batch", help="Batch size to time; may be repeated.")]
 Seconds = Annotated[
     float, typer.Option("--energy-seconds", help="Time in which the energy of each network is taken.")

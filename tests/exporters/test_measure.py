@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,22 +19,27 @@ EXAMPLE = (torch.ones(1, 32),)
 QUICK = Setting(batches=(1,), seconds=0.5)
 
 
-def networks(folder: Path, *widths: int) -> list[Network]:
-    models = [nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 2)) for width in widths]
+def modules(*widths: int) -> list[nn.Module]:
+    return [nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 2)) for width in widths]
+
+
+def exported(folder: Path, models: Sequence[nn.Module]) -> list[Network]:
     return [
         Network(model, to_onnx(model, EXAMPLE, folder / f"{i}.onnx").path) for i, model in enumerate(models)
     ]
 
 
+def networks(folder: Path, *widths: int) -> list[Network]:
+    return exported(folder, modules(*widths))
+
+
 def test_every_probe_runs_and_leaves_the_networks_alone(tmp_path: Path) -> None:
-    dense, pruned = networks(tmp_path, 4096, 8)
-    before = [
-        {key: value.clone() for key, value in each.model.state_dict().items()} for each in (dense, pruned)
-    ]
+    models = modules(4096, 8)
+    dense, pruned = exported(tmp_path, models)
+    before = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
     told: list[str] = []
     measured = measure(
-        dense.model,
-        pruned.model,
+        *models,
         EXAMPLE,
         dense_onnx=dense.onnx,
         pruned_onnx=pruned.onnx,
@@ -42,7 +48,7 @@ def test_every_probe_runs_and_leaves_the_networks_alone(tmp_path: Path) -> None:
         country="FRA",
         progress=told.append,
     )
-    assert measured.notes == ()
+    assert all("is launch-bound in " in note for note in measured.notes)
     names = Counter(taken.name for taken in measured.measurements)
     assert names == {"flops": 1, "disk": 2, "batch_time": 4, "memory": 1, "energy": 1, "emissions": 1}
     assert {(m.runtime, m.batch) for m in measured.measurements if m.name == "batch_time"} == {
@@ -55,9 +61,9 @@ def test_every_probe_runs_and_leaves_the_networks_alone(tmp_path: Path) -> None:
         assert taken.ratio.value > 1
         assert taken.verdict
         json.dumps(asdict(taken), allow_nan=False)
-    for each, state in zip((dense, pruned), before, strict=True):
-        assert each.model.training
-        assert all(torch.equal(value, state[key]) for key, value in each.model.state_dict().items())
+    for model, state in zip(models, before, strict=True):
+        assert model.training
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 def test_several_networks_are_held_against_the_first(tmp_path: Path) -> None:
@@ -69,8 +75,9 @@ def test_several_networks_are_held_against_the_first(tmp_path: Path) -> None:
 
 
 def test_one_network_alone_has_no_ratios(tmp_path: Path) -> None:
-    (network,) = networks(tmp_path, 8)
-    measured = measure_one(network.model, network.onnx, EXAMPLE, QUICK)
+    (model,) = modules(8)
+    (network,) = exported(tmp_path, [model])
+    measured = measure_one(model, network.onnx, EXAMPLE, QUICK)
     assert len(measured.measurements) == 8
     for taken in measured.measurements:
         assert (taken.ratio, taken.verdict, taken.dense) == (None, "", taken.pruned)
@@ -84,7 +91,8 @@ def test_a_probe_that_can_not_run_becomes_a_note(tmp_path: Path) -> None:
         ("flops", "none"),
         ("batch_time", "torch"),
     }
-    assert [note.partition(" was not measured: ")[0] for note in measured.notes] == [
+    failed = [note for note in measured.notes if " was not measured: " in note]
+    assert [note.partition(" was not measured: ")[0] for note in failed] == [
         "disk",
         "batch time (onnxruntime, batch 1)",
         "memory",
@@ -93,7 +101,7 @@ def test_a_probe_that_can_not_run_becomes_a_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [Setting(batches=()), Setting(batches=(0,)), Setting(threads=0), Setting(seconds=0)]
+    "wrong", [Setting(batches=()), Setting(batches=(0,)), Setting(threads=(0,)), Setting(seconds=0)]
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, wrong: Setting) -> None:
     with pytest.raises(UsageError, match="must all be positive"):

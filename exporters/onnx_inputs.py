@@ -1,0 +1,74 @@
+"""Random inputs for an ONNX file that comes without its module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporters.providers import open_session
+from structprune.errors import InputError
+
+EXAMPLES = 3
+FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+WHOLE = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32, "tensor(bool)": torch.bool}
+
+Size = tuple[int | None, ...]
+
+
+def input_size(path: Path) -> Size:
+    """Return the size of one of a file's first inputs, without the batch; None where the file leaves it open.
+
+    Raises:
+        InputError: the file can't be opened or has no inputs.
+    """
+    return _size(_entries(path)[0])
+
+
+def random_inputs(path: Path, size: Sequence[int] | None = None, seed: int = 0) -> tuple[Tensor, ...]:
+    """Draw inputs that a file takes: normal numbers, and zeros and ones where it wants whole numbers.
+
+    Args:
+        path: the ONNX file.
+        size: of one input, for a file that leaves it open.
+        seed: of the draw.
+
+    Returns:
+        One tensor an input, of shape [B, ...]; B is 3 where the file leaves the batch open.
+
+    Raises:
+        InputError: the file can't be opened, or leaves a size open that was not given.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(_drawn(path, entry, size, generator) for entry in _entries(path))
+
+
+def _entries(path: Path) -> list[Any]:
+    entries = list(open_session(path).get_inputs())
+    if not entries or any(not entry.shape for entry in entries):
+        raise InputError(f"{path.name} has no inputs with a batch dimension, so there is nothing to time")
+    return entries
+
+
+def _size(entry: Any) -> Size:
+    return tuple(length if isinstance(length, int) else None for length in entry.shape[1:])
+
+
+def _drawn(path: Path, entry: Any, size: Sequence[int] | None, generator: torch.Generator) -> Tensor:
+    own = _size(entry)
+    if size is not None and len(size) == len(own):
+        own = tuple(size)
+    if None in own:
+        raise InputError(
+            f"{path.name} leaves the size of {entry.name!r} open: {own}; give --input-size C H W"
+        )
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else EXAMPLES
+    shape = (batch, *(length or 0 for length in own))
+    if entry.type in FLOATS:
+        return torch.randn(shape, generator=generator).to(FLOATS[entry.type])
+    if entry.type in WHOLE:
+        return torch.randint(0, 2, shape, generator=generator).to(WHOLE[entry.type])
+    raise InputError(f"{path.name} takes {entry.type} as {entry.name!r}; expected one of {[*FLOATS, *WHOLE]}")

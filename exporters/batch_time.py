@@ -83,8 +83,8 @@ def batch_times(
 ) -> Readings:
     """Time a batch through several networks of one form; arguments and errors as in :func:`batch_time`.
 
-    They are modules or ONNX files, whichever ``runtime`` runs: a name in :data:`exporters.runners.RUNTIMES`, by
-    default PyTorch as it stands for modules and ONNX Runtime for files.
+    They are modules or ONNX files, whichever ``runtime`` runs: a name in :data:`exporters.runners.RUNTIMES`,
+    by default PyTorch as it stands for modules and ONNX Runtime for files.
     """
     inputs = of_batch(example, batch)
     runtime = runtime or ("torch" if isinstance(networks[0], nn.Module) else "onnxruntime")

@@ -39,7 +39,8 @@ def test_every_probe_runs_and_leaves_the_networks_alone(tmp_path: Path) -> None:
     before = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
     told: list[str] = []
     measured = measure(
-        *models,
+        models[0],
+        models[1],
         EXAMPLE,
         dense_onnx=dense.onnx,
         pruned_onnx=pruned.onnx,

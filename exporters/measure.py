@@ -165,6 +165,23 @@ def measure_many(
     )
 
 
+def measure_files(
+    files: Sequence[Path],
+    example: tuple[Tensor, ...],
+    setting: Setting,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Size two ONNX files and time them in ONNX Runtime on the CPU, in turn; the second against the first."""
+    networks = [Network(None, path) for path in files]
+    found, notes = list(disk(networks)), list[str]()
+    for batch in setting.batches:
+        name = f"batch time of int8 (onnxruntime, batch {batch})"
+        progress(name)
+        with _noted(name, notes):
+            found.append(batch_times(files, example, batch=batch, threads=setting.threads[0]))
+    return Measured(tuple(against_first(readings, 1) for readings in found), tuple(notes))
+
+
 @contextmanager
 def _noted(name: str, notes: list[str]) -> Iterator[None]:
     """Note what a probe can't do.

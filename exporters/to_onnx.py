@@ -217,7 +217,7 @@ def _tidy(draft: Path, job: _Job) -> int:
     # Read once, and written only where something had to go: a file may hold half a gigabyte.
     proto = onnx.load(draft, load_external_data=False)
     _require_dynamic_batch(proto, job)
-    if _strip(proto):
+    if strip_traces(proto):
         onnx.save(proto, draft)
     onnx.checker.check_model(draft)
     return next(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
@@ -235,7 +235,7 @@ _PARTS = ("graph", "node", "functions", "attribute", "g", "graphs", "input", "ou
 """Fields of ONNX messages that hold messages with traces; weights are none of them and are not walked."""
 
 
-def _strip(message: Any) -> bool:
+def strip_traces(message: Any) -> bool:
     """Remove doc strings and metadata throughout; return whether there were any.
 
     dynamo puts a stack trace on every node, with the folders of the machine that exported.
@@ -248,7 +248,7 @@ def _strip(message: Any) -> bool:
         elif field.name in _PARTS:
             # A function's inputs are names and no messages.
             for part in [value] if hasattr(value, "ListFields") else value:
-                found |= hasattr(part, "ListFields") and _strip(part)
+                found |= hasattr(part, "ListFields") and strip_traces(part)
     return found
 
 

@@ -14,11 +14,13 @@ from exporters.check_onnx import check_onnx
 from exporters.disk import onnx_sizes
 from exporters.emissions import Meter, break_even, metered
 from exporters.flops import count_flops
-from exporters.measure import Measured, measure
+from exporters.int8 import quantised
+from exporters.measure import Measured, Setting, measure
 from exporters.memory import resident_sets
 from exporters.readings import Readings, against_first
+from exporters.to_int8 import OnnxModule
 from exporters.to_onnx import Exporter, OnnxExport, to_onnx
-from structprune.report import Measurement, MeasurementName, Proof
+from structprune.report import Int8, Measurement, MeasurementName, Proof
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,17 @@ class Toolbox:
         }
         readings = probes[name]()
         return tuple(against_first(readings, index) for index in range(len(files)))
+
+    def quantise(
+        self, path: Path, out: Path, inputs: tuple[Tensor, ...], measure: bool, say: Callable[[str], None]
+    ) -> Int8:
+        """Write an int8 form of an ONNX file, compare the two and, where asked, time them."""
+        setting = Setting(batches=self.batches, threads=(self.threads,)) if measure else None
+        return quantised(path, out, inputs, setting, say)
+
+    def as_module(self, path: Path) -> nn.Module:
+        """Return an ONNX file as a module that can be judged."""
+        return OnnxModule(path)
 
     def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
         """Return after how many inferences the energy spent is earned back."""

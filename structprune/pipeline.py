@@ -35,6 +35,7 @@ from structprune.delivery import (
 from structprune.errors import InputError
 from structprune.limited import within_limits
 from structprune.proofs import closed_gates, require
+from structprune.quantised import with_int8
 from structprune.report import Accuracy, Met
 from structprune.request import Outcome, Request, Say, Tools
 from structprune.samples import Samples
@@ -73,7 +74,7 @@ def compress(
         accuracy = _judged_after_finetuning(run, raw.small, cut.small)
     proofs = (*([cut.proof] if cut.proof else []), *written_and_proven(run, cut))
     measured = measured_both(run, cut.small)
-    report = report_of(run, cut, proofs, accuracy, measured, meter)
+    report = with_int8(run, report_of(run, cut, proofs, accuracy, measured, meter))
     write_report(report, folder)
     return Outcome(cut.small, cut.plan, cut.scores, report, cut.groups)
 

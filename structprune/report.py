@@ -178,6 +178,34 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Int8:
+    """What an int8 form of the ONNX file is worth, against the float32 file.
+
+    Attributes:
+        error_of_spread: max|a - b| / s of the int8 file's outputs a and the float32 file's b, s the mean
+            standard deviation of b over the inputs; None where the outputs don't vary.
+        same_largest: share of the inputs whose largest output is the same one, or None for no (N, K).
+        compared: inputs that these two were taken on.
+        calibrated: inputs that calibrated, none of those compared unless there were too few.
+        measurements: ``dense`` is the float32 file and ``pruned`` the int8 one; empty without measuring.
+        notes: what could not be measured, and why.
+        calibration: which inputs calibrated, in words.
+        accuracy_before: top-1 of the float32 file in [0, 1], or None without data.
+        accuracy: top-1 of the int8 file.
+    """
+
+    error_of_spread: float | None
+    same_largest: float | None
+    compared: int
+    calibrated: int
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...] = ()
+    calibration: str = ""
+    accuracy_before: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch of a training.
 
@@ -298,6 +326,7 @@ class Report:
         notes: what a reader must know to read the numbers.
         software: name -> version.
         hardware: name -> value; no user name, host name or path.
+        int8: or None where no int8 file was asked for.
         schema: version of this form.
     """
 
@@ -325,6 +354,7 @@ class Report:
     notes: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, str] = field(default_factory=dict)
+    int8: Int8 | None = None
     schema: int = SCHEMA
 
 
@@ -366,6 +396,7 @@ def _report(raw: dict[str, Any]) -> Report:
         "measurements": tuple(_measurement(row) for row in raw["measurements"]),
         "training": raw.get("training") and _training(raw["training"]),
         "limits": tuple(Met(**row) for row in raw.get("limits", ())),
+        "int8": raw.get("int8") and int8_from(raw["int8"]),
         "notes": tuple(raw["notes"]),
     }
     return Report(**{**raw, **counts, **rebuilt})
@@ -382,6 +413,12 @@ def _training(row: dict[str, Any]) -> Training:
         "collapsed": tuple(row["collapsed"]),
     }
     return Training(**{**row, **rebuilt})
+
+
+def int8_from(row: dict[str, Any]) -> Int8:
+    """Read what ``asdict`` made of an :class:`Int8`."""
+    measurements = tuple(_measurement(each) for each in row["measurements"])
+    return Int8(**{**row, "measurements": measurements, "notes": tuple(row["notes"])})
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:

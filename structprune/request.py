@@ -16,7 +16,7 @@ from structprune.channels.picking import Scope
 from structprune.choose import Scoring
 from structprune.correction import Correction
 from structprune.limits import Limit
-from structprune.report import Measurement, MeasurementName, Proof, Report
+from structprune.report import Int8, Measurement, MeasurementName, Proof, Report
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.sources.architecture import Architecture
@@ -73,6 +73,12 @@ class Tools(Protocol):
     ) -> Sequence[Measurement]:
         """Take the batch time, memory or disk of ONNX files, each held against the first, itself included."""
 
+    def quantise(self, path: Path, out: Path, inputs: tuple[Tensor, ...], measure: bool, say: Say) -> Int8:
+        """Write an int8 form of an ONNX file, compare the two and, where asked, time them."""
+
+    def as_module(self, path: Path) -> nn.Module:
+        """Return an ONNX file as a module that can be judged."""
+
     def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
         """Return after how many inferences the energy spent is earned back."""
 
@@ -114,6 +120,7 @@ class Request:
         correction: how the network is mended after the cut, without training, or None.
         limits: what else is asked for, beside or instead of the budget's fraction, which then is one of them
             or 0; none where nodes alone are asked for.
+        int8: whether to write an int8 file beside the ONNX file.
     """
 
     model: nn.Module
@@ -132,6 +139,7 @@ class Request:
     scope: Scope = field(default_factory=Scope)
     correction: Correction | None = None
     limits: tuple[Limit, ...] = ()
+    int8: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from structprune.report import Measurement, MeasurementName, Proof, Series
+from structprune.report import Int8, Measurement, MeasurementName, Proof, Series
 from structprune.request import Say
 
 ENERGY = Measurement(
@@ -70,6 +70,16 @@ class PlayedTools:
         self, name: MeasurementName, files: Sequence[Path], example: tuple[Tensor, ...], seconds: float
     ) -> Sequence[Measurement]:
         raise AssertionError("nobody asked for a limit")
+
+    def quantise(self, path: Path, out: Path, inputs: tuple[Tensor, ...], measure: bool, say: Say) -> Int8:
+        assert path.exists()
+        out.write_bytes(b"played int8")
+        self.asked.append("quantise")
+        return Int8(0.1, 0.9, compared=4, calibrated=4, measurements=(ENERGY,) if measure else ())
+
+    def as_module(self, path: Path) -> nn.Module:
+        self.asked.append(f"judge {path.name}")
+        return nn.Identity()
 
     def break_even(self, spent_joules: float, dense_joules: float, pruned_joules: float) -> float | None:
         return spent_joules / (dense_joules - pruned_joules)

@@ -58,6 +58,7 @@ ORDER = (
     "request",
     "delivery",
     "limited",
+    "quantised",
     "pipeline",
     "sweep",
     "lessons",

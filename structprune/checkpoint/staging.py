@@ -24,6 +24,7 @@ OUR_FILES = frozenset(
         PLAN,
         "model.onnx",
         "model.onnx.data",
+        "model.int8.onnx",
         "report.json",
         "report.md",
         "report.html",

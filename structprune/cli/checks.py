@@ -96,6 +96,8 @@ def check(asked: Mapping[str, Any]) -> None:
             raise UsageError(f"{_spelled(option)} needs --data")
     if asked.get("correct", "none") not in (None, "none") and asked.get("data") is None:
         raise UsageError(f"--correct {asked['correct']} needs --data")
+    if asked.get("int8") and not asked.get("export", True):
+        raise UsageError("--int8 is made from the ONNX file; leave --no-export out")
 
 
 def _spelled(option: str) -> str:

@@ -80,6 +80,7 @@ def compress(
     opset: o.Opset = None,
     exporter: o.Exporter = "auto",
     rtol: o.Rtol = 1e-4,
+    int8: o.Int8 = False,
     measure: Annotated[bool, o.flag("--measure/--no-measure", help="Measure what it bought.")] = True,
     measure_batch: o.Batches = [1, 8],  # noqa: B006  typer copies it
     threads: o.Threads = 1,

@@ -60,4 +60,5 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         scope=scope_of(asked),
         correction=_correction(asked, found),
         limits=beside_nodes(limits),
+        int8=asked["int8"],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +27,15 @@ def export(
     opset: o.Opset = None,
     exporter: o.Exporter = "auto",
     rtol: o.Rtol = 1e-4,
+    int8: Annotated[
+        bool, o.flag("--int8", help="Write int8, calibrated on --data, and time it against float32.")
+    ] = False,
+    data: o.Data = None,
+    test_data: o.TestData = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    measure_batch: o.Batches = [1, 8],  # noqa: B006  typer copies it
+    threads: o.Threads = 1,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     force: o.Force = False,
@@ -41,11 +49,11 @@ def export(
     from structprune.cli.exporting import run
 
     with shell.speaking(quiet) as say:
-        path, proof, notes = run(asked, say)
+        done = run(asked, say)
     if json:
-        shell.print_json({"schema": 1, "file": path.name, "proof": asdict(proof), "notes": notes})
+        shell.print_json(done.document)
         return
-    figures = f"error {proof.error:.1e}, {proof.error_of_spread:.1e} of the spread"
-    shell.print_line(f"{path}: proof onnx passed, {figures}; {proof.how}.")
-    for note in notes:
-        shell.print_line(f"Note: {note}.")
+    for table in done.tables:
+        shell.print_table(table)
+    for sentence in done.sentences:
+        shell.print_line(sentence)

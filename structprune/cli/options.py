@@ -129,6 +129,7 @@ BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training 
 Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]
 Exporter = Annotated[str, typer.Option(help="ONNX exporter: auto, dynamo or legacy.")]
 Rtol = Annotated[float, typer.Option(help="Bound of the ONNX proof, of the largest output.")]
+Int8 = Annotated[bool, flag("--int8", help="Also an int8 file, calibrated on the data, compared and timed.")]
 Country = Annotated[
     str | None,
     typer.Option(

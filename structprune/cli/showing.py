@@ -11,6 +11,8 @@ from structprune.render import (
     accuracy_line,
     count_table,
     deployment_table,
+    int8_line,
+    int8_table,
     limit_table,
     proof_table,
     training_table,
@@ -23,6 +25,7 @@ SHORT: Sequence[Callable[[Report], Table]] = (
     training_table,
     count_table,
     limit_table,
+    int8_table,
     deployment_table,
 )
 WHOLE: Sequence[Callable[[Report], Table]] = tuple(reversed(TABLES))
@@ -41,6 +44,8 @@ def show(report: Report, builders: Sequence[Callable[[Report], Table]]) -> None:
 def _sentences(report: Report) -> Iterator[str]:
     if report.accuracy is not None:
         yield accuracy_line(report.accuracy)
+    if report.int8 is not None:
+        yield int8_line(report.int8)
     if report.break_even is not None:
         yield f"Compressing pays for itself after {report.break_even:,.0f} inferences."
     yield from (f"Note: {note}." for note in report.notes)

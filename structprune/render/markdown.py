@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from structprune.render.tables import TABLES, Table, accuracy_stages
+from structprune.render.tables import TABLES, Table, accuracy_stages, int8_line
 from structprune.report import Accuracy, Report, Training
 
 
@@ -30,6 +30,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield from ("", f"Compressing pays for itself after {report.break_even:,.0f} inferences.")
     if report.accuracy is not None:
         yield from ("", accuracy_line(report.accuracy))
+    if report.int8 is not None:
+        yield from ("", int8_line(report.int8))
     yield from (
         "",
         "Seconds: " + ", ".join(f"{step} {taken:g}" for step, taken in report.seconds.items()) + ".",

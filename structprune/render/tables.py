@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structprune.report import Accuracy, Count, Detection, Event, Measurement, Met, Proof, Report
+from structprune.report import Accuracy, Count, Detection, Event, Int8, Measurement, Met, Proof, Report
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,50 @@ def _measurement_cells(row: Measurement) -> tuple[str, ...]:
     )
 
 
+def int8_table(report: Report) -> Table:
+    """Return what the int8 file is worth, beside the float32 file; no rows where there is none."""
+    return int8_rows(report.int8)
+
+
+def int8_rows(found: Int8 | None) -> Table:
+    """Return the int8 file's figures beside the float32 file's."""
+    head = ("int8", "float32", "int8", "float32 / int8", "verdict")
+    if found is None:
+        return Table("int8", head, ())
+    rows = [(_what(row), *_column(row)[1:], row.verdict) for row in found.measurements]
+    if found.accuracy is not None and found.accuracy_before is not None:
+        rows.insert(0, ("accuracy", _percent(found.accuracy_before), _percent(found.accuracy), "", ""))
+    if found.same_largest is not None:
+        words = f"of {found.compared:,} inputs"
+        rows.append(("same largest output", "", _percent(found.same_largest), "", words))
+    if found.error_of_spread is not None:
+        rows.append(("largest error, of the spread", "", f"{found.error_of_spread:.1e}", "", ""))
+    return Table("int8", head, tuple(rows))
+
+
+def _what(row: Measurement) -> str:
+    batch = "" if row.batch is None else f", batch {row.batch}"
+    return f"{row.name.replace('_', ' ')}{batch} [{row.unit}]"
+
+
+def int8_line(found: Int8) -> str:
+    """Say in a sentence whether int8 is faster, and what it costs.
+
+    Example:
+        >>> int8_line(Int8(0.1, None, compared=4, calibrated=4, measurements=(), calibration="4 images"))
+        'int8, calibrated on 4 images: not timed; outputs off by up to 0.1 of their spread.'
+    """
+    times = [row for row in found.measurements if row.name == "batch_time"]
+    said = [f"{row.verdict} at batch {row.batch}" for row in times]
+    slower = any("slower" in row.verdict for row in times)
+    parts = [f"{'it does not pay everywhere: ' if slower else ''}{', '.join(said)}" if said else "not timed"]
+    if found.accuracy is not None and found.accuracy_before is not None:
+        parts.append(f"accuracy {found.accuracy_before:.1%} before, {found.accuracy:.1%} after")
+    if found.error_of_spread is not None:
+        parts.append(f"outputs off by up to {found.error_of_spread:.2g} of their spread")
+    return f"int8, calibrated on {found.calibration}: {'; '.join(parts)}.".replace("%", " %")
+
+
 def _optional(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
@@ -223,5 +267,6 @@ TABLES: Sequence[Callable[[Report], Table]] = (
     count_table,
     proof_table,
     measurement_table,
+    int8_table,
 )
 """In the order in which a report shows them."""

@@ -247,6 +247,26 @@ def test_without_measuring_nothing_is_metered(plain: Callable[..., Outcome]) -> 
     assert report.flops is not None
 
 
+def test_an_int8_file_is_written_and_judged_where_it_is_asked_for(
+    plain: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    tools, judge = PlayedTools(), PlayedJudge(answers=(0.9, 0.5, 0.5, 0.4))
+    report = plain(tools, int8=True, judge=Judge(judge, 40, "forty images")).report
+    assert (tmp_path / "model.int8.onnx").read_bytes() == b"played int8"
+    assert tools.asked[-3:] == ["quantise", "judge model.onnx", "judge model.int8.onnx"]
+    assert report.int8 is not None
+    assert (report.int8.accuracy_before, report.int8.accuracy) == (0.5, 0.4)
+    assert report.int8.measurements == (ENERGY,)
+    assert report.int8.calibration
+    assert report.seconds["int8"] >= 0
+
+
+def test_without_an_onnx_file_there_is_no_int8_file(plain: Callable[..., Outcome]) -> None:
+    tools = PlayedTools()
+    assert plain(tools, int8=True, export=False).report.int8 is None
+    assert "quantise" not in tools.asked
+
+
 def test_without_fine_tuning_accuracy_is_taken_twice(plain: Callable[..., Outcome]) -> None:
     judge = PlayedJudge()
     accuracy = plain(judge=Judge(judge, 1, "one")).report.accuracy

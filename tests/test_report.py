@@ -10,6 +10,7 @@ from structprune.report import (
     SCHEMA,
     Accuracy,
     Count,
+    Int8,
     Measurement,
     Proof,
     Protected,
@@ -60,6 +61,11 @@ FULL = replace(
     notes=("scored on noise",),
     software={"torch": "2.15.0"},
     hardware={"cpu": "2 cores"},
+    int8=Int8(
+        0.125, 0.75, 8, 16,
+        (Measurement("disk", "none", None, None, "MB", Series(2.0, ()), Series(0.5, (0.5,)), None, "bytes"),),
+        ("energy was not measured",), "16 of 64 images", 0.9, 0.8,
+    ),
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from exporters.emissions import break_even, emissions, metered, per_inferences
 from exporters.readings import against_first
 from exporters.to_onnx import to_onnx
 from exporters.tracker import Spent, Tracker
-from structprune.errors import UsageError
+from structprune.errors import InputError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,10 @@ def test_energy_and_carbon_of_two_files(tmp_path: Path, capfd: pytest.CaptureFix
     assert capfd.readouterr() == ("", "")
     assert (energy.unit, carbon.unit) == ("J", "gCO2e")
     assert "electricity of FRA, 56 gCO2e/kWh" in energy.how
-    assert "measured" in energy.how or "estimated" in energy.how
+    assert energy.extra["basis"] in ("measured", "estimated")
+    assert str(energy.extra["basis"]) in energy.how
+    assert ("subtracted" if energy.extra["idle_watts"] else "can't be told apart") in energy.how
+    assert "coarse, since under 5 s" in energy.how
     compared = against_first(energy, 1)
     assert compared.ratio is not None
     assert compared.ratio.low > 2
@@ -90,6 +93,41 @@ def test_figures_are_per_thousand_inferences() -> None:
     # Four runs of 0.1 s fill 0.35 s: twelve inferences.
     each = per_inferences(TenJoules(), lambda: 0.1, seconds=0.35, batch=3)
     assert (each.joules, each.grams) == pytest.approx((10 / 12 * 1000, 0.5 / 12 * 1000))
+
+
+class Sensing(Tracker):
+    """Reads 10 W of an idle machine, and 30 J of whatever is done in two seconds."""
+
+    senses = True
+    source = "CPU measured (RAPL)"
+
+    def __init__(self) -> None:
+        self.idle = True
+
+    @contextmanager
+    def spending(self) -> Iterator[list[Spent]]:
+        spent: list[Spent] = []
+        yield spent
+        spent.append(Spent(12.0, 1.2, sensed=10.0, seconds=1.0) if self.idle else Spent(30.0, 3.0, 25.0, 2.0))
+
+
+def test_what_a_sensor_reads_of_the_idle_machine_is_subtracted() -> None:
+    tracker = Sensing()
+    watts = tracker.idle_watts(0.01)
+    assert watts == 10.0
+    assert tracker.idle_words(watts) == "10 W of the idle machine subtracted"
+    tracker.idle = False
+    each = per_inferences(tracker, lambda: 0.5, seconds=1.0, batch=5, idle_watts=watts)
+    assert (each.joules, each.grams) == pytest.approx(((30 - 20) / 10 * 1000, (3.0 / 3) / 10 * 1000))
+    with pytest.raises(InputError, match="no more than the idle machine draws"):
+        per_inferences(tracker, lambda: 0.5, seconds=1.0, batch=5, idle_watts=15.0)
+
+
+def test_without_a_sensor_nothing_is_subtracted_and_that_is_said() -> None:
+    tracker = TenJoules()
+    tracker.senses = False
+    assert tracker.idle_watts(3600.0) == 0.0
+    assert "can't be told apart" in tracker.idle_words(0.0)
 
 
 def test_twice_the_work_costs_about_twice_the_energy() -> None:

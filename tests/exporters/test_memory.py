@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.memory import memory, resident_set
+from exporters.memory import PHASES, memory, resident_set
 from exporters.networks import Network
+from exporters.resident_set import phase
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError
 
@@ -29,6 +30,11 @@ def test_weights_show_in_the_resident_set_and_the_parents_do_not(tmp_path: Path)
     for reading in readings.networks:
         assert 10 < float(reading.extra["baseline"]) < 300
         assert all(sample > float(reading.extra["baseline"]) for sample in reading.samples)
+        for name in PHASES:
+            peak, after = (float(reading.extra[f"{name}_{what}"]) for what in ("peak", "after"))
+            assert peak >= after > 0
+    held = [float(reading.extra["steady_after"]) for reading in readings.networks]
+    assert held[0] - held[1] > 70
     assert "resident set (CPU)" in readings.how
     assert "GPU" not in readings.how
 
@@ -38,3 +44,13 @@ def test_a_file_that_the_child_can_not_run_is_an_input_error(tmp_path: Path) -> 
     path.write_bytes(b"no model")
     with pytest.raises(InputError, match=r"bad\.onnx.*process of its own"):
         resident_set(path, {"input": np.ones((1, 4))})
+
+
+def test_a_phase_has_a_peak_of_its_own() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the system can't begin the peak of a process anew")
+    held: list[np.ndarray] = []
+    large = phase(lambda: np.ones(30_000_000))
+    small = phase(lambda: held.append(np.ones(1_000_000)))
+    assert large["peak"] - small["peak"] > 150e6
+    assert small["after"] <= small["peak"]

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from exporters.onnx_inputs import EXAMPLES, input_size, random_inputs
+from exporters.to_onnx import to_onnx
+from structprune.errors import InputError
+
+
+def written(path: Path, kind: int, shape: list[int | str]) -> Path:
+    entry = helper.make_tensor_value_info("x", kind, shape)
+    done = helper.make_tensor_value_info("y", kind, shape)
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "given", [entry], [done])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_a_file_of_ours_says_its_size_and_leaves_the_batch_open(tmp_path: Path) -> None:
+    path = to_onnx(nn.Conv2d(3, 4, 3), (torch.ones(1, 3, 6, 7),), tmp_path / "model.onnx").path
+    assert input_size(path) == (3, 6, 7)
+    (x,) = random_inputs(path, seed=1)
+    assert x.shape == (EXAMPLES, 3, 6, 7)
+    assert torch.equal(x, random_inputs(path, seed=1)[0])
+    assert not torch.equal(x, random_inputs(path, seed=2)[0])
+
+
+def test_a_size_that_is_open_must_be_given(tmp_path: Path) -> None:
+    path = written(tmp_path / "open.onnx", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    assert input_size(path) == (3, None, None)
+    assert random_inputs(path, (3, 5, 4))[0].shape == (EXAMPLES, 3, 5, 4)
+    with pytest.raises(InputError, match=r"open\.onnx leaves the size of 'x' open.*--input-size"):
+        random_inputs(path)
+
+
+def test_whole_numbers_are_drawn_where_they_are_asked_for_and_a_fixed_batch_is_kept(tmp_path: Path) -> None:
+    (ids,) = random_inputs(written(tmp_path / "ids.onnx", TensorProto.INT64, [2, 5]))
+    assert (ids.dtype, ids.shape) == (torch.int64, (2, 5))
+    assert set(ids.flatten().tolist()) <= {0, 1}
+
+
+def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"takes tensor\(string\) as 'x'"):
+        random_inputs(written(tmp_path / "words.onnx", TensorProto.STRING, [1, 2]))
+    with pytest.raises(InputError, match="no inputs with a batch dimension"):
+        random_inputs(written(tmp_path / "scalar.onnx", TensorProto.FLOAT, []))

@@ -9,11 +9,13 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
+from exporters.launch_bound import CHAINED, floor
 from exporters.providers import first_line, open_session, running_provider
 from exporters.runtime import load_onnxruntime
 from exporters.to_onnx import to_onnx
 from exporters.tracker import Tracker
 from structprune.errors import StructpruneError
+from structprune.report import Runtime
 
 # Channels that one block of ONNX Runtime's convolution kernels holds, by instruction set.
 CHANNEL_BLOCKS = {"AVX512": 16, "AVX2": 8, "DEFAULT": 4}
@@ -26,6 +28,7 @@ def diagnose() -> Mapping[str, str]:
         "CUDA": _cuda,
         "ONNX Runtime on the CPU": lambda: _provider("cpu"),
         "ONNX Runtime on CUDA": lambda: _provider("cuda"),
+        "calling an operator": _launch_costs,
         "energy": lambda: Tracker().source,
         "channel block of this CPU": _channel_block,
     }
@@ -56,6 +59,17 @@ def _provider(device: str) -> str:
         session = open_session(path, device=device)
         session.run(None, {session.get_inputs()[0].name: torch.zeros(2, 3, 8, 8).numpy()})
         return f"{onnxruntime.__version__}, {running_provider(session)}, proven by a run"
+
+
+def _launch_costs() -> str:
+    """Say what calls cost when there is next to nothing to compute."""
+    return "; ".join(_launch_cost(runtime) for runtime in CHAINED)
+
+
+def _launch_cost(runtime: Runtime) -> str:
+    found = floor(runtime)
+    heavy, light = 1e3 * found.heavy, 1e3 * found.light
+    return f"{runtime} {heavy:.2g} us a convolution, {light:.2g} us another"
 
 
 def _channel_block() -> str:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from exporters.measure import Setting, measure_files
+from exporters.batch_time import batch_times
+from exporters.disk import disk
+from exporters.measure import Measured, Setting, noted
+from exporters.networks import Network
+from exporters.readings import against_first
 from exporters.to_int8 import compare_files, to_int8
 from structprune.report import Int8, Measurement
 
@@ -41,7 +45,7 @@ def quantised(
     measured: Sequence[Measurement] = ()
     notes: tuple[str, ...] = ()
     if setting is not None:
-        taken = measure_files((path, out), inputs, setting, say)
+        taken = _timed((path, out), inputs, setting, say)
         measured, notes = taken.measurements, taken.notes
     return Int8(
         # JSON has no word for infinity: outputs that don't vary can't be told apart by their spread.
@@ -59,3 +63,20 @@ def _halves(inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tenso
         return inputs, inputs
     first, second = (tuple(x[start::2] if x.dim() else x for x in inputs) for start in (0, 1))
     return first, second
+
+
+def _timed(
+    files: Sequence[Path],
+    example: tuple[Tensor, ...],
+    setting: Setting,
+    say: Callable[[str], None],
+) -> Measured:
+    """Size two ONNX files and time them in ONNX Runtime on the CPU, in turn; the second against the first."""
+    networks = [Network(None, path) for path in files]
+    found, notes = list(disk(networks)), list[str]()
+    for batch in setting.batches:
+        name = f"batch time of int8 (onnxruntime, batch {batch})"
+        say(name)
+        with noted(name, notes):
+            found.append(batch_times(files, example, batch=batch, threads=setting.threads[0]))
+    return Measured(tuple(against_first(readings, 1) for readings in found), tuple(notes))

@@ -151,12 +151,12 @@ def measure_many(
     found: list[Readings] = []
     for name, probe in _probes(networks, example, setting):
         say(name)
-        with _noted(name, notes):
+        with noted(name, notes):
             found += probe()
     layers: Sequence[tuple[LayerTime, ...]] = [()] * len(networks)
     if setting.layers:
         say("layers")
-        with _noted("time by layer", notes):
+        with noted("time by layer", notes):
             layers = _layers(networks, example, setting)
     notes += launch_notes(found, names)
     return tuple(
@@ -165,25 +165,8 @@ def measure_many(
     )
 
 
-def measure_files(
-    files: Sequence[Path],
-    example: tuple[Tensor, ...],
-    setting: Setting,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Measured:
-    """Size two ONNX files and time them in ONNX Runtime on the CPU, in turn; the second against the first."""
-    networks = [Network(None, path) for path in files]
-    found, notes = list(disk(networks)), list[str]()
-    for batch in setting.batches:
-        name = f"batch time of int8 (onnxruntime, batch {batch})"
-        progress(name)
-        with _noted(name, notes):
-            found.append(batch_times(files, example, batch=batch, threads=setting.threads[0]))
-    return Measured(tuple(against_first(readings, 1) for readings in found), tuple(notes))
-
-
 @contextmanager
-def _noted(name: str, notes: list[str]) -> Iterator[None]:
+def noted(name: str, notes: list[str]) -> Iterator[None]:
     """Note what a probe can't do.
 
     One that the machine can't run must not cost the others: out of memory, a provider that is not there, a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,8 +54,21 @@ def _in_torch(
     model = copy.deepcopy(network).to(device) if on_cuda else network
     placed = tuple(x.to(device) for x in inputs)
     timed = partial(_cuda_timed, device=device) if on_cuda else _cpu_timed
-    with evaluating(model):
+    with evaluating(model), _forgetting() if compiled else nullcontext():
         yield _torch_runner(_compiled(model, placed) if compiled else model, placed, timed)
+
+
+@contextmanager
+def _forgetting() -> Iterator[None]:
+    """Drop what was compiled when the timing is over.
+
+    It is kept by function and not by module: after eight networks or shapes of one class PyTorch would go
+    back to running them as they stand, in silence.
+    """
+    try:
+        yield
+    finally:
+        torch.compiler.reset()
 
 
 def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., object]:
@@ -64,9 +77,6 @@ def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., obj
     Raises:
         InputError: there is no compiler that works, or it can't cope with the network.
     """
-    # Compiled code is kept by function and not by module: after eight networks of one class PyTorch would go
-    # back to running them as they stand, in silence.
-    torch.compiler.reset()
     run: Callable[..., object] = torch.compile(model, dynamic=False)
     try:
         with quiet(), torch.inference_mode():
@@ -74,8 +84,8 @@ def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., obj
     # Compilers raise whatever the network, the code generator or the C++ compiler raises.
     except Exception as error:
         raise InputError(
-            f"torch.compile can't compile it here: {first_line(error)}; it needs a C++ compiler (on CUDA, "
-            f"Triton) and a network that it can trace"
+            "torch.compile needs a C++ compiler (on CUDA, Triton) and a network that it can trace: "
+            f"{first_line(error)}"
         ) from error
     return run
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from structprune.delivery import Run, judged
+from structprune.errors import InputError
 from structprune.report import Int8, Report
 from structprune.request import Judge, Say, Tools
 from structprune.samples import Samples
@@ -19,21 +20,24 @@ MOST = 256
 
 
 def with_int8(run: Run, report: Report) -> Report:
-    """Write ``model.int8.onnx`` where it was asked for, and add to the report what it is worth."""
+    """Write ``model.int8.onnx`` where it was asked for, and add to the report what it is worth.
+
+    A network that can't be quantised gets a note instead.
+    """
     request, tools = run.request, run.tools
     if tools is None or not (request.int8 and request.export):
         return report
-    with run.clock.step("int8", "quantising to int8"):
-        found = quantised(
-            tools,
-            run.folder / "model.onnx",
-            run.folder / FILE,
-            request.samples,
-            request.judge,
-            run.say,
-            measure=request.measure,
-        )
-    return replace(report, int8=found)
+    path, out = run.folder / "model.onnx", run.folder / FILE
+    try:
+        with run.clock.step("int8", "quantising to int8"):
+            found = quantised(
+                tools, path, out, request.samples, request.judge, run.say, measure=request.measure
+            )
+    # What was cut and proven before is worth keeping.
+    except InputError as error:
+        out.unlink(missing_ok=True)
+        return replace(report, notes=(*report.notes, f"there is no int8 file: {error}"))
+    return replace(report, int8=found, notes=(*report.notes, *found.notes))
 
 
 def quantised(

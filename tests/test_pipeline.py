@@ -261,6 +261,21 @@ def test_an_int8_file_is_written_and_judged_where_it_is_asked_for(
     assert report.seconds["int8"] >= 0
 
 
+def test_a_network_that_can_not_be_quantised_is_delivered_without(
+    plain: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(self: PlayedTools, path: Path, out: Path, *others: object) -> None:
+        out.write_bytes(b"half")
+        raise InputError("ONNX Runtime can't quantise it")
+
+    monkeypatch.setattr(PlayedTools, "quantise", refusing)
+    report = plain(PlayedTools(), int8=True).report
+    assert report.int8 is None
+    assert "there is no int8 file: ONNX Runtime can't quantise it" in report.notes
+    assert (tmp_path / "model.onnx").exists()
+    assert not (tmp_path / "model.int8.onnx").exists()
+
+
 def test_without_an_onnx_file_there_is_no_int8_file(plain: Callable[..., Outcome]) -> None:
     tools = PlayedTools()
     assert plain(tools, int8=True, export=False).report.int8 is None

@@ -18,10 +18,12 @@ from exporters.readings import Reading, Readings, against_first
 from exporters.runners import RUNTIMES
 from structprune.report import Measurement, Runtime
 
-BLOCKS = range(6, 13)
+BLOCKS = range(6, 25)
 """Fewest and most blocks a network; even at both ends, since every other round runs in reverse order."""
 
-BLOCK_SECONDS = 0.1
+BLOCK_SECONDS = 0.05
+"""Short, so that what disturbs the machine for a moment hits few of many blocks."""
+
 WARM_SECONDS = 0.02
 
 
@@ -147,11 +149,11 @@ def _typical(run: Timed) -> float:
 
 
 def plan(once: float) -> Plan:
-    """Fill a block of 0.1 s with runs of ``once`` seconds each, warmed for 0.02 s before.
+    """Fill a block of 0.05 s with runs of ``once`` seconds each, warmed for 0.02 s before.
 
     Example:
         >>> plan(0.001), plan(0.09), plan(2.0)
-        (Plan(warm=20, runs=100), Plan(warm=1, runs=2), Plan(warm=0, runs=1))
+        (Plan(warm=20, runs=50), Plan(warm=1, runs=1), Plan(warm=0, runs=1))
     """
     runs = min(math.ceil(BLOCK_SECONDS / max(once, 1e-6)), 1000)
     # A run of half a second outlasts any effect of a cold cache.

@@ -27,7 +27,7 @@ def test_the_blocks_take_turns_warmed_and_in_alternating_order() -> None:
         ran.append(name)
         return seconds
 
-    blocks = timed_blocks([lambda: runner("a", 0.05), lambda: runner("b", 0.025)], seconds=1.0)
+    blocks = timed_blocks([lambda: runner("a", 0.05), lambda: runner("b", 0.025)], seconds=0.6)
     a, b = plan(0.05), plan(0.025)
     assert ran[:6] == ["a"] * 3 + ["b"] * 3
     block_a, block_b = ["a"] * (a.warm + a.runs), ["b"] * (b.warm + b.runs)

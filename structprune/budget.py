@@ -113,10 +113,10 @@ def select(scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget) 
     target = round(budget.remove * groups.nodes)
     steps = {group.name: tuple(removal_steps(group, scores[group.name], budget)) for group in groups}
     _check_reachable(groups, steps, target, budget)
-    first = _first(steps, target, budget.every_group)
+    first = first_taken(steps, target, budget.every_group)
     taken = _swap(steps, first, _fill(steps, first, target), target)
     removed = _removed(steps, taken)
-    return Plan(_keep(groups, steps, taken), budget, removed / max(groups.nodes, 1))
+    return Plan(kept_channels(groups, steps, taken), budget, removed / max(groups.nodes, 1))
 
 
 def removal_steps(group: ChannelGroup, scores_C: Tensor, budget: Budget) -> Iterator[Step]:
@@ -171,7 +171,7 @@ Trade = tuple[int, float, str, str, int]
 """What stays left, the score lost, the group that takes a step, the one that returns some, how many."""
 
 
-def _first(steps: Steps, target: int, every_group: bool) -> Taken:
+def first_taken(steps: Steps, target: int, every_group: bool) -> Taken:
     """Take what an earlier step of the schedule took, and the worst step of every group that gave none.
 
     The latter only where these are a small part of the target.
@@ -237,7 +237,8 @@ def _trades(steps: Steps, first: Taken, taken: Taken, left: int) -> Iterator[Tra
                     break
 
 
-def _keep(groups: ChannelGroups, steps: Steps, taken: Taken) -> dict[str, Tensor]:
+def kept_channels(groups: ChannelGroups, steps: Steps, taken: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return group name -> which channels stay once so many of its steps have left."""
     keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
     for name, count in taken.items():
         gone = [channel for step in steps[name][:count] for channel in step.channels]

@@ -27,7 +27,7 @@ def run(name: str, nodes: float) -> dict[str, Any]:
     before = {key: out_width(layer) for key, layer in node_layers(model)}
     start = time.perf_counter()
     try:
-        _prune(model, example, nodes)
+        prune(model, example, nodes)
         with torch.no_grad():
             model(*example)
     except Exception as error:  # whatever it stumbles over is the result
@@ -45,7 +45,8 @@ def run(name: str, nodes: float) -> dict[str, Any]:
     }
 
 
-def _prune(model: nn.Module, example: tuple[torch.Tensor, ...], nodes: float) -> None:
+def prune(model: nn.Module, example: tuple[torch.Tensor, ...], nodes: float) -> None:
+    """Prune in place as a user of torch-pruning would: magnitude, one global ranking, the output layer kept."""
     import torch_pruning as tp
 
     outputs = _outputs(model)

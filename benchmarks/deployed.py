@@ -3,7 +3,7 @@
     python -m benchmarks.deployed [--only resnet18@224 ...] [--nodes 0.89 ...] [--batches 1] [--threads 1]
                                   [--files FOLDER] [--cut] [--profile FILE] [--again]
 
-Untrained networks, scored by the default fusion on 16 random inputs. torch-pruning (magnitude, global ranking)
+Untrained networks, scored by the default fusion on 16 random inputs. torch-pruning (magnitude, one ranking)
 is asked for what makes it remove as many nodes as ours; where it can't, for the nearest. All four files of a
 row are timed in ONNX Runtime in warmed blocks that take turns in one process. ``--cut`` writes the files and
 times nothing, so that the timing needs the machine for itself only while it times.
@@ -97,9 +97,7 @@ def network(key: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return model, (torch.randn(2, 3, int(side), int(side)),)
 
 
-def by_torch_pruning(
-    model: nn.Module, example: tuple[Tensor, ...], nodes: float
-) -> tuple[nn.Module, float]:
+def by_torch_pruning(model: nn.Module, example: tuple[Tensor, ...], nodes: float) -> tuple[nn.Module, float]:
     """Bisect the ratio that torch-pruning is asked for until it removes as many nodes; the nearest counts."""
     low, high, ratio = 0.0, 0.999, nodes
     best, best_ratio, best_off = model, 0.0, float("inf")
@@ -244,10 +242,7 @@ def main() -> None:
     if asked.cut:
         return
     rows = [
-        row
-        for batch in asked.batches
-        for threads in asked.threads
-        for row in _rows(asked, batch, threads)
+        row for batch in asked.batches for threads in asked.threads for row in _rows(asked, batch, threads)
     ]
     print_table(HEAD, map(_cells, rows))
     print()

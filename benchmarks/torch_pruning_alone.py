@@ -46,7 +46,7 @@ def run(name: str, nodes: float) -> dict[str, Any]:
 
 
 def prune(model: nn.Module, example: tuple[torch.Tensor, ...], nodes: float) -> None:
-    """Prune in place as a user of torch-pruning would: magnitude, one global ranking, the output layer kept."""
+    """Prune in place as a user of torch-pruning would: magnitude, one ranking, the output layer kept."""
     import torch_pruning as tp
 
     outputs = _outputs(model)

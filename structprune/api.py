@@ -24,6 +24,7 @@ from structprune.choose import score as score_channels
 from structprune.correction import FEWEST, Correction, asked_for, correction_on, rechooses
 from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
+from structprune.device_profile import DeviceProfile, read_profile, this_machine
 from structprune.errors import InputError, UsageError
 from structprune.limits import Limit, beside_nodes, nodes_asked, read_limits
 from structprune.pipeline import TRIAL_INPUTS
@@ -125,7 +126,8 @@ def compress(
     accumulate: Accumulate | None = None,
     labels: Labels | None = None,
     mini_batch: int | None = None,
-    align: int = 1,
+    align: int | str = 1,
+    profile: str | Path | DeviceProfile | None = None,
     floor: float = 0.02,
     skip: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -166,7 +168,8 @@ def compress(
         labels: ``given``, or ``drawn`` from what the network predicts; None: drawn where it is trained, and
             neither ``loss`` nor ``forward`` is given.
         mini_batch: inputs whose derivatives are summed before ``abs`` and ``square`` are taken.
-        align: widths become multiples of it, or stay.
+        align: widths become multiples of it, or stay; ``"auto"`` for those that a device likes.
+        profile: that device's, or the file that it is in; None: this machine's, which is probed once.
         floor: the fraction of its width that every group keeps at least.
         skip: patterns over layer names, ``"layer4.*"``: what these layers write stays.
         only: patterns over layer names: nothing else is cut; none for all.
@@ -212,7 +215,7 @@ def compress(
     request = Request(
         model=model,
         example=example,
-        budget=Budget(nodes_asked(asked), "nodes", floor, align),
+        budget=Budget(nodes_asked(asked), "nodes", floor, align if isinstance(align, int) else 1),
         samples=given,
         scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels),
         name=type(model).__name__,
@@ -225,6 +228,7 @@ def compress(
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
         correction=_correction(method, given, correct is None, seed, score),
         limits=beside_nodes(asked),
+        profile=_profile(align, profile, str(example[0].device), progress),
     )
     files = Path(mkdtemp(prefix="structprune-"))
     try:
@@ -295,6 +299,23 @@ def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     tensors = (example,) if isinstance(example, Tensor) else tuple(example)
     # What was made in inference mode can't be differentiated through; its clone can.
     return tuple(x.clone() if x.is_inference() else x for x in tensors)
+
+
+def _profile(
+    align: int | str, given: str | Path | DeviceProfile | None, device: str, progress: Callable[[str], None]
+) -> DeviceProfile | None:
+    """Return the profile that chooses widths, or None where a number or nothing does."""
+    from exporters.profiling.cache import own_profile
+
+    if align != "auto":
+        if isinstance(align, str) or given is not None:
+            raise UsageError(f"align={align!r}: expected a number, or 'auto', which alone takes a profile")
+        return None
+    if isinstance(given, DeviceProfile):
+        return given
+    if given is not None:
+        return read_profile(Path(given))
+    return own_profile(this_machine(device), device=device, say=progress)
 
 
 def _architecture(name: str | None, model: nn.Module) -> Architecture | None:

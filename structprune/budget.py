@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +71,10 @@ class Plan:
     keep: Mapping[str, Tensor]
     budget: Budget
     reached: float
+
+
+Pick = Callable[[Mapping[str, Tensor], ChannelGroups, Budget], Plan]
+"""What chooses the channels that stay by their scores: :func:`select`, or another that keeps its rules."""
 
 
 @dataclass(frozen=True)

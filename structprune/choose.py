@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic, one_kernel
 from structprune.batch_norm import evaluating, take_statistics, were_trained
-from structprune.budget import Budget, Plan, select
+from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, named
 from structprune.errors import InputError, TargetUnreachableError, UsageError
@@ -250,6 +250,7 @@ def choose(
     progress: Callable[[str], None] = lambda _: None,
     between: Callable[[nn.Module, Plan], nn.Module] = lambda small, _: small,
     refine: Callable[[Plan], Plan] = lambda plan: plan,
+    pick: Pick | None = None,
 ) -> tuple[Plan, Scores]:
     """Choose the channels that stay, in one shot or in steps.
 
@@ -276,7 +277,8 @@ def choose(
     for step, target in enumerate(targets, start=1):
         progress(f"scoring, step {step} of {scoring.steps}" if scoring.steps > 1 else "scoring")
         current = model if plan is None else between(shrink(model, groups, plan), plan)
-        plan, found = choose_next(current, groups, plan, samples, scoring, replace(budget, remove=target))
+        next_budget = replace(budget, remove=target)
+        plan, found = choose_next(current, groups, plan, samples, scoring, next_budget, pick)
         plan = refine(plan)
     assert plan is not None
     return replace(plan, budget=budget), found
@@ -289,6 +291,7 @@ def choose_next(
     samples: Samples,
     scoring: Scoring,
     budget: Budget,
+    pick: Pick | None = None,
 ) -> tuple[Plan, Scores]:
     """Choose once more, on a network that is perhaps already cut.
 
@@ -299,6 +302,7 @@ def choose_next(
         samples: what scores.
         scoring: how.
         budget: how much is to be gone of the dense network, what is gone already included.
+        pick: chooses by the scores; None: ``select``.
 
     Returns:
         What is to stay of the dense groups, and the scores in their terms.
@@ -306,7 +310,7 @@ def choose_next(
     current_groups = groups if plan is None else regrouped(groups, plan)
     found = order(current, current_groups, samples, scoring)
     found = found if plan is None else _in_dense_terms(found, plan)
-    return select(found.values, groups, budget), found
+    return (pick or select)(found.values, groups, budget), found
 
 
 def _flat_scores(groups: ChannelGroups) -> dict[str, Tensor]:

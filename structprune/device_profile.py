@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from structprune.environment import processor
+from structprune.environment import device_named, processor
 from structprune.errors import DeviceUnavailableError, InputError
 
 SCHEMA = 1
@@ -148,10 +149,15 @@ class DeviceProfile:
         return f"{self.name} ({self.machine}; {runs})"
 
 
-def this_machine() -> Machine:
-    """Return the processor that runs this, as the system names it."""
-    instructions = torch.backends.cpu.get_cpu_capability()
-    return Machine(processor(), instructions)
+def this_machine(device: str = "cpu") -> Machine:
+    """Return the processor that runs this, as the system names it: the CPU, or a GPU that is there."""
+    if device.startswith("cuda"):
+        place = device_named(device)
+        major, minor = torch.cuda.get_device_capability(place)
+        return Machine(torch.cuda.get_device_name(place), f"sm_{major}{minor}")
+    capability = torch.backends.cpu.get_cpu_capability()
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return Machine(processor(), "NEON" if capability == "DEFAULT" and arm else capability)
 
 
 def check_measuring(profile: DeviceProfile, here: Machine) -> None:
@@ -216,17 +222,26 @@ def read_profile(path: Path) -> DeviceProfile:
 
 def _profile(raw: Mapping[str, Any]) -> DeviceProfile:
     _expect({f.name for f in fields(DeviceProfile)}, set(raw))
-    words = {key: _word(raw, key) for key in ("name", "runtime", "version", "provider", "precision")}
     machine = Machine(**{key: _word(raw["machine"], key) for key in ("processor", "instructions")})
     kernels = {kind: _kernel(raw["kernels"][kind]) for kind in KINDS}
     steps = tuple(_step(row) for row in raw["steps"])
-    return DeviceProfile(**words, threads=_whole(raw["threads"]), machine=machine, kernels=kernels, steps=steps)
+    return DeviceProfile(
+        name=_word(raw, "name"),
+        runtime=_word(raw, "runtime"),
+        version=_word(raw, "version"),
+        provider=_word(raw, "provider"),
+        precision=_word(raw, "precision"),
+        threads=_whole(raw["threads"]),
+        machine=machine,
+        kernels=kernels,
+        steps=steps,
+    )
 
 
 def _kernel(raw: Mapping[str, Any]) -> Kernel:
     _expect({f.name for f in fields(Kernel)}, set(raw))
-    widths = {key: _whole(raw[key]) for key in ("block", "first", "divisor")}
-    return Kernel(**widths, **{key: _rates(raw[key]) for key in ("fast", "narrow", "slow")})
+    block, first, divisor = (_whole(raw[key]) for key in ("block", "first", "divisor"))
+    return Kernel(block, first, divisor, *(_rates(raw[key]) for key in ("fast", "narrow", "slow")))
 
 
 def _rates(raw: Mapping[str, Any]) -> Rates:

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from structprune.budget import Plan
+from structprune.align import Layers, compare, device_layers, picking
+from structprune.budget import Plan, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.channels.picking import picked
 from structprune.choose import choose
@@ -32,7 +33,8 @@ from structprune.delivery import (
     write_report,
     written_and_proven,
 )
-from structprune.errors import InputError
+from structprune.device_profile import note_choosing, this_machine
+from structprune.errors import InputError, UsageError
 from structprune.limited import within_limits
 from structprune.proofs import closed_gates, require
 from structprune.quantised import with_int8
@@ -107,10 +109,14 @@ def groups_of(run: Run) -> ChannelGroups:
 def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, ...]]:
     """Choose what stays: for a fraction of nodes alone, or for the least cut that keeps every limit."""
     request = run.request
+    if request.limits and request.profile is not None:
+        raise UsageError("align auto chooses widths for a fraction of nodes alone; give align a number here")
     if request.limits:
         return within_limits(run, groups)
     noted: list[str] = []
     with run.clock.step("score"):
+        profile = request.profile
+        layers = None if profile is None else device_layers(request.model, request.example, groups, profile)
         plan, scores = choose(
             request.model,
             groups,
@@ -120,8 +126,11 @@ def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, .
             run.say,
             lambda small, plan: _between_steps(request, groups, small, plan),
             lambda plan: _rechosen(run, groups, plan, noted),
+            picking(layers),
         )
     run.notes.extend(noted)
+    if layers is not None:
+        run.notes.extend(_aligned(layers, scores, groups, plan))
     return plan, scores, ()
 
 
@@ -172,6 +181,12 @@ def _whole(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
         more = f" and {len(whole) - 3} more" if len(whole) > 3 else ""
         shown = ", ".join(whole[:3])
         yield f"{len(whole)} layers keep every channel, since those of others score lower: {shown}{more}"
+
+
+def _aligned(layers: Layers, scores: Scores, groups: ChannelGroups, plan: Plan) -> Iterator[str]:
+    """Say which device's profile chose the widths, and what that is to buy."""
+    yield note_choosing(layers.profile, this_machine())
+    yield str(compare(layers, scores.values, groups, select(scores.values, groups, plan.budget), plan))
 
 
 def _check_samples(samples: Samples) -> None:

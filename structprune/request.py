@@ -15,6 +15,7 @@ from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
 from structprune.choose import Scoring
 from structprune.correction import Correction
+from structprune.device_profile import DeviceProfile
 from structprune.limits import Limit
 from structprune.report import Int8, Measurement, MeasurementName, Proof, Report
 from structprune.samples import Samples
@@ -121,6 +122,7 @@ class Request:
         limits: what else is asked for, beside or instead of the budget's fraction, which then is one of them
             or 0; none where nodes alone are asked for.
         int8: whether to write an int8 file beside the ONNX file.
+        profile: of the device whose widths are chosen, or None for those of the budget alone.
     """
 
     model: nn.Module
@@ -140,6 +142,7 @@ class Request:
     correction: Correction | None = None
     limits: tuple[Limit, ...] = ()
     int8: bool = False
+    profile: DeviceProfile | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ ORDER = (
     "report",
     "front",
     "environment",
+    "device_profile",
     "crew",
     "models",
     "layers",
@@ -35,6 +36,7 @@ ORDER = (
     "masks",
     "scores",
     "budget",
+    "align",
     "curvature",
     "redraw",
     "surgery",
@@ -68,7 +70,7 @@ ORDER = (
     "__init__",
 )
 FREE = {"cli", "__main__", "__init__"}
-EXPORTERS_MAY_IMPORT = {"report", "errors", "checkpoint"}
+EXPORTERS_MAY_IMPORT = {"report", "errors", "checkpoint", "device_profile"}
 INSTALLED = ("structprune", "exporters")
 NEVER_IMPORTED = {"benchmarks", "tests", "tools"}
 

@@ -68,7 +68,9 @@ def chain_model(links: Sequence[Link], side: int, precision: str) -> bytes:
     for i, link in enumerate(links):
         shape = _weight_shape(link)
         spread = 1 / math.sqrt(math.prod(shape) / link.outputs)
-        weights.append(numpy_helper.from_array((draws.standard_normal(shape) * spread).astype(dtype), f"w{i}"))
+        weights.append(
+            numpy_helper.from_array((draws.standard_normal(shape) * spread).astype(dtype), f"w{i}")
+        )
         nodes.append(_node(link, i))
     flat = links[0].kind == "linear"
     shape_in, shape_out = (_shape(width, side, flat) for width in (links[0].inputs, links[-1].outputs))
@@ -119,7 +121,9 @@ def pair_times(
         path = Path(scratch, "chain.onnx")
         path.write_bytes(chain_model(links, side, precision))
         own = device_kind(device) == "cpu"
-        session = open_session(path, device=device, threads=threads, profile=Path(scratch, "trace") if own else None)
+        session = open_session(
+            path, device=device, threads=threads, profile=Path(scratch, "trace") if own else None
+        )
         shape = _shape(reference, side, kind == "linear")
         x = np.random.default_rng(1).standard_normal(shape).astype(precision)
         return by_operator(session, x, links) if own else by_halves(session, x, links)

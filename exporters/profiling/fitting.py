@@ -29,7 +29,7 @@ FAST = 1.18
 """A width is on the fast path where it costs at most this multiple of the filled block."""
 
 SAME = 0.9
-"""Fewer inputs than a block are on it only where they cost no less either: else they have a path of their own."""
+"""Fewer inputs than a block are on it only where they cost no less: else they have a path of their own."""
 
 LEAST_POINTS = 6
 Times = Mapping[int, float]
@@ -44,7 +44,7 @@ def kernel_of(kind: str, steps: Sequence[Step]) -> Kernel:
         steps: measured points; those of other kinds are passed over.
     """
     own = [step for step in steps if step.kind == kind]
-    written, read = _by_width(own, "outputs", "inputs"), _by_width(own, "inputs", "outputs")
+    written, read = tried(kind, steps)
     if not written:
         rates = _rates(kind, own, 1)
         return Kernel(1, 1, 1, rates, rates, rates)
@@ -60,13 +60,19 @@ def kernel_of(kind: str, steps: Sequence[Step]) -> Kernel:
     return Kernel(block, first, divisor, fast, slow if few else _narrow(kind, paths["narrow"], block), slow)
 
 
-def _by_width(steps: Sequence[Step], side: str, other: str) -> Times:
+def tried(kind: str, steps: Sequence[Step]) -> tuple[dict[int, float], dict[int, float]]:
+    """Return width -> microseconds of the widths that were tried, as they are written and read."""
+    own = [step for step in steps if step.kind == kind]
+    return _by_width(own, "outputs", "inputs"), _by_width(own, "inputs", "outputs")
+
+
+def _by_width(steps: Sequence[Step], side: str, other: str) -> dict[int, float]:
     """Sum over image sizes the best times of the widths that were tried against the reference."""
     best: dict[tuple[int, int], float] = {}
     for step in steps:
         width = getattr(step, side)
-        tried = getattr(step, other) in (REFERENCE, width if step.kind == "depthwise" else REFERENCE)
-        if tried and width in WIDTHS and step.side in SIDES:
+        beside = width if step.kind == "depthwise" else REFERENCE
+        if getattr(step, other) == beside and width in WIDTHS and step.side in SIDES:
             best[width, step.side] = min(step.us, best.get((width, step.side), step.us))
     sums: dict[int, float] = defaultdict(float)
     for (width, _), us in best.items():
@@ -93,7 +99,9 @@ def _full(written: Times, width: int, block: int) -> bool:
 def divisor_of(read: Times, block: int) -> int:
     """Return what a number of inputs must be a multiple of, to be as fast as a filled block."""
     divisors = [d for d in (1, 2, 4, 8, 16, 32) if block % d == 0]
-    return next((d for d in divisors if all(_fast(read, w, block) for w in read if w >= block and not w % d)), block)
+    return next(
+        (d for d in divisors if all(_fast(read, w, block) for w in read if w >= block and not w % d)), block
+    )
 
 
 def first_of(read: Times, block: int, divisor: int) -> int:

@@ -7,7 +7,7 @@ from itertools import product
 
 from exporters.profiling.chains import TAPS, Times, pair_times
 from exporters.profiling.fitting import REFERENCE, SIDES, WIDTHS, kernel_of
-from exporters.providers import PROVIDERS, check_device, device_kind, open_session
+from exporters.providers import PROVIDERS, check_device, device_kind
 from exporters.runtime import load_onnxruntime
 from structprune.device_profile import KINDS, DeviceProfile, Machine, Step
 from structprune.errors import UsageError

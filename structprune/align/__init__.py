@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from structprune.align.layer_times import LayerCall, layer_calls, layer_us
 from structprune.align.problem import Layers, Problem, layers_of, options_of
 from structprune.align.search import Bounds, search
-from structprune.budget import Budget, Plan, first_taken, kept_channels, removal_steps, select
+from structprune.budget import Budget, Pick, Plan, first_taken, kept_channels, removal_steps, select
 from structprune.channels import ChannelGroups
 from structprune.device_profile import DeviceProfile
 
@@ -54,9 +55,12 @@ def device_layers(
     return layers_of(model, groups, layer_calls(model, example), profile)
 
 
-def select_for(
-    layers: Layers, scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget
-) -> Plan:
+def picking(layers: Layers | None) -> Pick | None:
+    """Return what chooses the channels that stay by these layers, or None where nothing does."""
+    return None if layers is None else partial(select_for, layers)
+
+
+def select_for(layers: Layers, scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget) -> Plan:
     """Choose the channels that stay, at the widths that a device likes.
 
     Args:
@@ -89,13 +93,13 @@ def select_for(
     )
     start = np.array(
         [
-            int(np.flatnonzero(options.width_K == stays[group.name])[0])
+            int(np.flatnonzero(options.width == stays[group.name])[0])
             for group, options in zip(groups, problem.options, strict=True)
         ]
     )
     bounds = Bounds(problem.nodes(start), LEAST_SCORE * problem.kept(start), problem.us(start))
     found = search(problem, start, bounds)
-    taken = {g.name: int(o.steps_K[k]) for g, o, k in zip(groups, problem.options, found, strict=True)}
+    taken = {g.name: int(o.steps[k]) for g, o, k in zip(groups, problem.options, found, strict=True)}
     return Plan(kept_channels(groups, steps, taken), budget, free.reached)
 
 
@@ -105,7 +109,9 @@ def compare(
     """Hold a plan against the one without alignment."""
     us = [layers.us(np.array([float(p.keep[g.name].sum()) for g in groups])) for p in (free, plan)]
     shifted = _not_negative(scores)
-    kept = [sum(float(shifted[name][keep].double().sum()) for name, keep in p.keep.items()) for p in (free, plan)]
+    kept = [
+        sum(float(shifted[name][keep].double().sum()) for name, keep in p.keep.items()) for p in (free, plan)
+    ]
     return Comparison((us[0], us[1]), kept[1] / kept[0] if kept[0] else 1.0)
 
 
@@ -125,5 +131,6 @@ __all__ = [
     "device_layers",
     "layer_calls",
     "layer_us",
+    "picking",
     "select_for",
 ]

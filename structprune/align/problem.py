@@ -25,16 +25,16 @@ class Options:
     """Widths that a group may have, the widest first; K entries each.
 
     Attributes:
-        steps_K: how many of the group's removal steps leave.
-        width_K: channels that stay.
-        nodes_K: nodes that stay.
-        kept_K: the score that stays.
+        steps: how many of the group's removal steps leave.
+        width: channels that stay.
+        nodes: nodes that stay.
+        kept: the score that stays.
     """
 
-    steps_K: npt.NDArray[np.int64]
-    width_K: Numbers
-    nodes_K: npt.NDArray[np.int64]
-    kept_K: Numbers
+    steps: npt.NDArray[np.int64]
+    width: Numbers
+    nodes: npt.NDArray[np.int64]
+    kept: Numbers
 
 
 @dataclass(frozen=True)
@@ -164,15 +164,15 @@ class Problem:
 
     def widths(self, choice: Choice) -> Numbers:
         """Return the width of every group."""
-        return np.array([o.width_K[k] for o, k in zip(self.options, choice, strict=True)])
+        return np.array([o.width[k] for o, k in zip(self.options, choice, strict=True)])
 
     def nodes(self, choice: Choice) -> int:
         """Return how many nodes of the groups stay."""
-        return int(sum(o.nodes_K[k] for o, k in zip(self.options, choice, strict=True)))
+        return int(sum(o.nodes[k] for o, k in zip(self.options, choice, strict=True)))
 
     def kept(self, choice: Choice) -> float:
         """Return the score that stays."""
-        return float(sum(o.kept_K[k] for o, k in zip(self.options, choice, strict=True)))
+        return float(sum(o.kept[k] for o, k in zip(self.options, choice, strict=True)))
 
     def us(self, choice: Choice) -> float:
         """Return the microseconds of all layers."""

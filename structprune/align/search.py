@@ -19,7 +19,7 @@ SWEEPS = 6
 BISECTIONS = 14
 EXCHANGES = 200
 TRIED = 8
-"""Exchanges that look best and are tried before a search ends: layers between two groups couple their gains."""
+"""Exchanges that look best and are tried before a search ends: what two groups gain is not just the sum."""
 
 DEAREST = 7
 """Powers of two that the price of score goes through, until enough of it stays."""
@@ -129,19 +129,17 @@ def _swept(problem: Problem, start: Choice, price: float, node: float) -> Choice
     for _ in range(SWEEPS):
         changed = False
         for g, options in enumerate(problem.options):
-            us_K = problem.layers.along(g, widths_G, options.width_K)
-            value_K = us_K - price * options.kept_K + node * options.nodes_K
+            us_K = problem.layers.along(g, widths_G, options.width)
+            value_K = us_K - price * options.kept + node * options.nodes
             k = int(np.argmin(value_K))
             if value_K[k] < value_K[choice[g]] - _CLEAR:
-                choice[g], widths_G[g], changed = k, options.width_K[k], True
+                choice[g], widths_G[g], changed = k, options.width[k], True
         if not changed:
             break
     return choice
 
 
-def _exchanged(
-    problem: Problem, start: Choice, bounds: Bounds, price: float, strict: bool = False
-) -> Choice:
+def _exchanged(problem: Problem, start: Choice, bounds: Bounds, price: float, strict: bool = False) -> Choice:
     """Bring the nodes to their number, then change two groups at a time while that helps.
 
     Args:
@@ -160,8 +158,10 @@ def _exchanged(
                 after
                 for after in moved
                 if missing
-                or _improves(problem, choice, after, price)
-                and (not strict or _holds(problem, after, bounds))
+                or (
+                    _improves(problem, choice, after, price)
+                    and (not strict or _holds(problem, after, bounds))
+                )
             ),
             None,
         )
@@ -206,10 +206,10 @@ def _table(problem: Problem, choice: Choice, price: float, most: int = 3) -> dic
     changes, values, groups, numbers = [], [], [], []
     for g, options in enumerate(problem.options):
         here = choice[g]
-        us_K = problem.layers.along(g, widths_G, options.width_K)
-        value_K: Numbers = (us_K - us_K[here]) - price * (options.kept_K - options.kept_K[here])
+        us_K = problem.layers.along(g, widths_G, options.width)
+        value_K: Numbers = (us_K - us_K[here]) - price * (options.kept - options.kept[here])
         others = np.arange(len(value_K)) != here
-        changes.append((options.nodes_K - options.nodes_K[here])[others])
+        changes.append((options.nodes - options.nodes[here])[others])
         values.append(value_K[others])
         numbers.append(np.arange(len(value_K))[others])
         groups.append(np.full(others.sum(), g))

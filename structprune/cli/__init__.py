@@ -20,6 +20,7 @@ from structprune.cli import (
     measure,
     methods,
     pareto,
+    profile,
     report,
     score,
     shell,
@@ -59,6 +60,7 @@ app.command("score")(score.score)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("measure")(measure.measure)
+app.command("profile")(profile.profile)
 app.command("report")(report.report)
 app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)

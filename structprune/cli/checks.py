@@ -44,7 +44,7 @@ def _least(value: Any) -> Any:
 
 RULES: Mapping[str, Rule] = {
     "accumulate": _one_of("total", "abs", "square"),
-    "align": _at_least(1),
+    "align": Rule(lambda value: value == "auto" or value >= 1, "1 or more"),
     "batch_norm": _one_of("fixed", "batch"),
     "by": _one_of("nodes", "weights", "params", "flops"),
     "batch_size": _at_least(2, " images"),
@@ -106,6 +106,19 @@ def _spelled(option: str) -> str:
 
 def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def alignment(text: str, profiled: bool = False) -> int | str:
+    """Read what ``--align`` says: a number of channels, or ``auto``, which alone takes ``--profile``.
+
+    Raises:
+        UsageError: it says something else.
+    """
+    if text != "auto" and not text.removeprefix("-").isdecimal():
+        raise UsageError(f"--align {text}: expected a number of channels, 1 or more, or auto")
+    if profiled and text != "auto":
+        raise UsageError("--profile chooses widths only with --align auto")
+    return text if text == "auto" else int(text)
 
 
 def fraction(text: str | None, option: str = "--nodes") -> float:

@@ -9,7 +9,7 @@ import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
-from structprune.cli.checks import check, limits_of
+from structprune.cli.checks import alignment, check, limits_of
 from structprune.errors import UsageError
 
 
@@ -70,7 +70,8 @@ def compress(
     draws: o.Draws = 5,
     chunk: o.Chunk = None,
     steps: Annotated[int, typer.Option(help="Cut in so many steps, rescoring in between.")] = 1,
-    align: o.Align = 1,
+    align: o.AlignAuto = "1",
+    profile: o.Profile = None,
     floor: o.Floor = 0.02,
     skip: o.Skip = [],  # noqa: B006  typer copies it
     only: o.Only = [],  # noqa: B006
@@ -96,6 +97,7 @@ def compress(
     """Remove a fraction of a network's nodes, or the least that keeps every limit; prove, export, measure."""
     asked = dict(locals())
     asked["limits"] = limits_of(asked)
+    asked["align"] = alignment(align, profile is not None)
     check(asked)
     _refuse_untaught(distill, finetune)
     from structprune.cli.compressing import run

@@ -9,8 +9,10 @@ from structprune.budget import Budget
 from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
+from structprune.cli.profiling import profile_of
 from structprune.cli.tools import toolbox
 from structprune.correction import Correction, asked_for, correction_on, rechooses
+from structprune.device_profile import DeviceProfile
 from structprune.limits import beside_nodes, nodes_asked
 from structprune.report import Report
 from structprune.request import Request
@@ -22,7 +24,8 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path]:
     budget = "-".join(f"{limit.name}{limit.written}" for limit in asked["limits"])
     folder = asked["output"] or Path(f"{stem(asked['network'])}-{budget}")
     check_target(folder, asked["force"])
-    request = _request(asked, gather(asked, say), say)
+    profile = profile_of(asked, say)
+    request = _request(asked, gather(asked, say), profile, say)
     with staged_folder(folder, asked["force"]) as stage:
         outcome = pipeline.compress(request, stage, toolbox(asked), say)
     return outcome.report, folder
@@ -37,7 +40,7 @@ def _correction(asked: Asked, found: Gathered) -> Correction | None:
     return correction_on(method, given, asked["seed"], rechooses(method, asked["score"]))
 
 
-def _request(asked: Asked, found: Gathered, say: Say) -> Request:
+def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: Say) -> Request:
     network, images = found.network, found.images
     epochs, seed = asked["finetune"], asked["seed"]
     teacher = network.model if asked["distill"] else None
@@ -46,7 +49,7 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
     return Request(
         model=network.model,
         example=network.example,
-        budget=Budget(nodes_asked(limits), "nodes", asked["floor"], asked["align"]),
+        budget=Budget(nodes_asked(limits), "nodes", asked["floor"], 1 if profile else asked["align"]),
         samples=found.samples,
         scoring=found.scoring,
         name=network.source.name,
@@ -61,4 +64,5 @@ def _request(asked: Asked, found: Gathered, say: Say) -> Request:
         correction=_correction(asked, found),
         limits=beside_nodes(limits),
         int8=asked["int8"],
+        profile=profile,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,10 @@ def measure(
     ] = False,
     energy_seconds: o.Seconds = 5.0,
     country: o.Country = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure only if this machine is the one of the profile."),
+    ] = None,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     json: o.Json = False,

@@ -17,6 +17,7 @@ from exporters.networks import Network
 from exporters.onnx_inputs import input_size, random_inputs
 from exporters.to_onnx import to_onnx
 from structprune.cli.gathering import Asked, Say, read, stem
+from structprune.device_profile import check_measuring, read_profile, this_machine
 from structprune.errors import UsageError
 from structprune.render import Table
 from structprune.report import Measurement
@@ -43,6 +44,8 @@ class _Found:
 
 def run(asked: Asked, say: Say) -> tuple[list[str], Sequence[Measured]]:
     """Read, export and measure networks in turns; returns a name and the measurements of each."""
+    if asked["profile"] is not None:
+        check_measuring(read_profile(asked["profile"]), this_machine(asked["device"]))
     found = [_found(asked, spec, say) for spec in asked["networks"]]
     _check_sizes(found)
     # A module says what it takes; a file may leave it open.

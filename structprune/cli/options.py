@@ -101,6 +101,17 @@ BatchNorm = Annotated[
 ]
 Floor = Annotated[float, typer.Option(help="The fraction of its width that every group keeps at least.")]
 Align = Annotated[int, typer.Option(help="Widths become multiples of it, or stay.")]
+AlignAuto = Annotated[
+    str,
+    typer.Option(
+        metavar="INTEGER|auto",
+        help="Widths become multiples of it, or stay; auto: those that a device likes, by its profile.",
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Of structprune profile, on the device that will run the network."),
+]
 Skip = Annotated[
     list[str],
     typer.Option(metavar="PATTERN", help="Leave layers whole, 'layer4.*' say; may be repeated."),

@@ -10,7 +10,9 @@ import pytest
 from structprune import __version__
 from tests.cli.command import Command, environment
 
-VERBS = ("compress", "pareto", "inspect", "score", "export", "measure", "report", "methods", "doctor")
+VERBS = (
+    "compress", "pareto", "inspect", "score", "export", "measure", "profile", "report", "methods", "doctor",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -49,7 +49,6 @@ def test_what_is_measured_is_shown_in_tables_and_words(cli: Command) -> None:
         "The slowest layers of",
         "no real speed-up",
         "did not get faster and take",
-        "Note: ",
     ):
         assert words in shown, words
 

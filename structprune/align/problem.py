@@ -29,12 +29,14 @@ class Options:
         width: channels that stay.
         nodes: nodes that stay.
         kept: the score that stays.
+        divisor: blocks of the group that stay of equal width.
     """
 
     steps: npt.NDArray[np.int64]
     width: Numbers
     nodes: npt.NDArray[np.int64]
     kept: Numbers
+    divisor: int = 1
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def options_of(
         np.array(width[least:end], dtype=np.float64),
         np.array(left[least:end]),
         np.array(kept[least:end]),
+        group.divisor,
     )
 
 

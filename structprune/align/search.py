@@ -82,12 +82,28 @@ def search(problem: Problem, start: Choice, bounds: Bounds) -> Choice:
 def _refined(problem: Problem, start: Choice, best: Choice, bounds: Bounds, factor: float) -> Choice:
     """Solve for one price of score, from the start and from the best so far; the cheaper one comes back."""
     price = factor * _price(problem, best)
+    begins = (start, _rounded(problem, start))
     found = [
         _exchanged(problem, begin, bounds, price)
-        for begin in (_descended(problem, start, bounds.nodes, price), best)
+        for begin in (*(_descended(problem, begin, bounds.nodes, price) for begin in begins), begins[1], best)
     ]
     exact = [choice for choice in found if problem.nodes(choice) == bounds.nodes]
     return min(exact, key=lambda choice: problem.us(choice) - price * problem.kept(choice))
+
+
+def _rounded(problem: Problem, start: Choice) -> Choice:
+    """Give each group the width nearest to its own that fills blocks on either side of a layer.
+
+    Where only both sides together make a layer fast, no change of a single group shows it.
+    """
+    block = problem.layers.profile.kernels["3x3"].block
+    choice = start.copy()
+    for g, options in enumerate(problem.options):
+        filled_K = np.flatnonzero(options.width % (block * options.divisor) == 0)
+        if len(filled_K):
+            off_K = np.abs(options.width[filled_K] - options.width[start[g]])
+            choice[g] = filled_K[int(np.argmin(off_K))]
+    return choice
 
 
 def _price(problem: Problem, choice: Choice) -> float:

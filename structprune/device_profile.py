@@ -74,7 +74,7 @@ class Rates:
     written: float
     weight: float
 
-    def us(self, taps: int, pixels: int, groups: int, inputs: Any, outputs: Any) -> Any:
+    def us(self, taps: Any, pixels: Any, groups: Any, inputs: Any, outputs: Any) -> Any:
         """Return the microseconds of a layer; widths are those of a conv group, numbers or arrays of them."""
         return sum(
             rate * part
@@ -82,7 +82,7 @@ class Rates:
         )
 
 
-def work(taps: int, pixels: int, groups: int, inputs: Any, outputs: Any) -> tuple[Any, ...]:
+def work(taps: Any, pixels: Any, groups: Any, inputs: Any, outputs: Any) -> tuple[Any, ...]:
     """Return what a layer does, in the units of :class:`Rates` and in their order.
 
     Example:

@@ -77,7 +77,7 @@ def select_for(layers: Layers, scores: Mapping[str, Tensor], groups: ChannelGrou
         TargetUnreachableError: the floors or divisors stand in the way.
     """
     free = select(scores, groups, budget)
-    if not len(groups) or not layers.timed:
+    if not len(groups) or not layers.batches:
         return free
     shifted = _not_negative(scores)
     target = round(budget.remove * groups.nodes)

@@ -81,12 +81,36 @@ def _call(name: str, layer: nn.Module, given: tuple[Any, ...], output: Tensor, b
     return LayerCall(name, "1x1" if taps == 1 else "3x3", taps, pixels, conv_groups(layer), stepped)
 
 
-def layer_us(profile: DeviceProfile, call: LayerCall, inputs_W: Numbers, outputs_W: Numbers) -> Numbers:
+@dataclass(frozen=True)
+class Shapes:
+    """Layers that one kernel runs, as :class:`LayerCall` has them: L layers, arrays of shape (L, 1)."""
+
+    kind: str
+    stepped: bool
+    taps: Numbers
+    pixels: Numbers
+    groups: Numbers
+
+
+def stacked(calls: Sequence[LayerCall]) -> Shapes:
+    """Put layers of one kind together."""
+    columns = (
+        [call.taps for call in calls],
+        [call.pixels for call in calls],
+        [call.groups for call in calls],
+    )
+    taps, pixels, groups = (np.array(column, dtype=np.float64)[:, None] for column in columns)
+    return Shapes(calls[0].kind, calls[0].stepped, taps, pixels, groups)
+
+
+def layer_us(
+    profile: DeviceProfile, call: LayerCall | Shapes, inputs_W: Numbers, outputs_W: Numbers
+) -> Numbers:
     """Return the microseconds of a layer for any number of widths at once.
 
     Args:
         profile: of the device that runs it.
-        call: the layer.
+        call: the layer, or L layers; widths are of shape (L, W) then.
         inputs_W: channels that it reads.
         outputs_W: channels that it writes; of a depthwise layer the same.
 
@@ -106,7 +130,11 @@ def layer_us(profile: DeviceProfile, call: LayerCall, inputs_W: Numbers, outputs
 
 
 def _us(
-    kernel: Kernel, call: LayerCall, condition_W: Numbers, inputs_W: Numbers | None, outputs_W: Numbers
+    kernel: Kernel,
+    call: LayerCall | Shapes,
+    condition_W: Numbers,
+    inputs_W: Numbers | None,
+    outputs_W: Numbers,
 ) -> Numbers:
     """Take the path that the width ``condition_W`` opens; without inputs each output reads one channel."""
     filled_W = _filled(outputs_W, kernel.block)
@@ -115,11 +143,10 @@ def _us(
     if not call.stepped:
         return slow_W
     fast_W = _sum(kernel.fast, call, read_W if inputs_W is None else _filled(read_W, kernel.block), filled_W)
-    narrow_W = _sum(kernel.narrow, call, read_W, filled_W)
-    fits_W = condition_W % kernel.divisor == 0
-    if call.groups > 1:  # a block must not reach over two groups
-        fits_W = (condition_W % kernel.block == 0) & (outputs_W % kernel.block == 0)
-        narrow_W = slow_W
+    grouped = np.asarray(call.groups) > 1  # there a block must not reach over two groups
+    whole_W = (condition_W % kernel.block == 0) & (outputs_W % kernel.block == 0)
+    fits_W = np.where(grouped, whole_W, condition_W % kernel.divisor == 0)
+    narrow_W = np.where(grouped, slow_W, _sum(kernel.narrow, call, read_W, filled_W))
     wide_W = condition_W >= kernel.first
     return np.where(wide_W & fits_W, fast_W, np.where(wide_W, slow_W, narrow_W))
 
@@ -128,5 +155,5 @@ def _filled(widths_W: Numbers, block: int) -> Numbers:
     return np.ceil(widths_W / block) * block
 
 
-def _sum(rates: Rates, call: LayerCall, inputs_W: Numbers, outputs_W: Numbers) -> Numbers:
+def _sum(rates: Rates, call: LayerCall | Shapes, inputs_W: Numbers, outputs_W: Numbers) -> Numbers:
     return np.asarray(rates.us(call.taps, call.pixels, call.groups, inputs_W, outputs_W), dtype=np.float64)

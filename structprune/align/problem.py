@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from structprune.align.layer_times import LayerCall, Numbers, layer_us
+from structprune.align.layer_times import LayerCall, Numbers, Shapes, layer_us, stacked
 from structprune.budget import Step
-from structprune.channels import ChannelGroup, ChannelGroups, Coupling
+from structprune.channels import ChannelGroup, ChannelGroups
 from structprune.device_profile import DeviceProfile
 from structprune.layers import in_width, node_layers, out_width
 
@@ -41,21 +41,31 @@ class Options:
 
 @dataclass(frozen=True)
 class Side:
-    """Channels on one side of a layer: some that always stay, and so many for each channel of a group."""
+    """One side of L layers: channels (L,) that always stay, and so many (L, G) for each of a group."""
 
-    fixed: float
-    groups: tuple[tuple[int, float], ...]
+    fixed: Numbers
+    times: Numbers
 
-    def width(self, widths_G: Numbers) -> float:
-        """Return the width where the groups have these."""
-        return float(round(self.fixed + sum(widths_G[group] * times for group, times in self.groups)))
+    def width(self, widths_G: Numbers) -> Numbers:
+        """Return the widths (L, 1) where the groups have these."""
+        return np.asarray(np.round(self.fixed + self.times @ widths_G)[:, None], dtype=np.float64)
+
+    def along(self, group: int, widths_G: Numbers, width_K: Numbers) -> Numbers:
+        """Return the widths (L, K) where one group has each of its own in turn."""
+        times_L = self.times[:, group]
+        rest_L = self.fixed + self.times @ widths_G - times_L * widths_G[group]
+        return np.asarray(np.round(rest_L[:, None] + times_L[:, None] * width_K), dtype=np.float64)
+
+    def of(self, rows: Sequence[int]) -> Side:
+        """Return the same of some of the layers."""
+        return Side(self.fixed[list(rows)], self.times[list(rows)])
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A layer with what its width depends on."""
+class Batch:
+    """Layers that one kernel runs, with what their widths depend on."""
 
-    call: LayerCall
+    shapes: Shapes
     inputs: Side
     outputs: Side
 
@@ -66,38 +76,29 @@ class Layers:
 
     Attributes:
         profile: of the device.
-        timed: layers in the order of the pass.
+        batches: the layers, those of one kind together.
         touching: for every group the layers whose time depends on it.
     """
 
     profile: DeviceProfile
-    timed: tuple[Timed, ...]
-    touching: tuple[tuple[int, ...], ...]
+    batches: tuple[Batch, ...]
+    touching: tuple[tuple[Batch, ...], ...]
 
     def us(self, widths_G: Numbers) -> float:
         """Return the microseconds of all layers together."""
-        return float(sum(self.each_us(layer, widths_G)[0] for layer in range(len(self.timed))))
-
-    def each_us(self, layer: int, widths_G: Numbers) -> Numbers:
-        """Return the microseconds of one layer, as an array of one."""
-        row = self.timed[layer]
-        sides = (np.array([side.width(widths_G)]) for side in (row.inputs, row.outputs))
-        return layer_us(self.profile, row.call, *sides)
+        each = (
+            layer_us(self.profile, b.shapes, b.inputs.width(widths_G), b.outputs.width(widths_G))
+            for b in self.batches
+        )
+        return float(sum(us_L1.sum() for us_L1 in each))
 
     def along(self, group: int, widths_G: Numbers, width_K: Numbers) -> Numbers:
         """Return the microseconds of the layers that touch a group, for each width that it might have."""
         total_K = np.zeros_like(width_K)
-        for layer in self.touching[group]:
-            row = self.timed[layer]
-            sides = (_along(side, group, widths_G, width_K) for side in (row.inputs, row.outputs))
-            total_K = total_K + layer_us(self.profile, row.call, *sides)
+        for batch in self.touching[group]:
+            sides = (side.along(group, widths_G, width_K) for side in (batch.inputs, batch.outputs))
+            total_K = total_K + layer_us(self.profile, batch.shapes, *sides).sum(axis=0)
         return total_K
-
-
-def _along(side: Side, group: int, widths_G: Numbers, width_K: Numbers) -> Numbers:
-    times = sum(times for other, times in side.groups if other == group)
-    rest = side.fixed + sum(widths_G[g] * each for g, each in side.groups if g != group)
-    return np.asarray(np.round(rest + times * width_K), dtype=np.float64)
 
 
 def layers_of(
@@ -105,34 +106,37 @@ def layers_of(
 ) -> Layers:
     """Put together how the time of each layer depends on the widths of the groups."""
     layers = dict(node_layers(model))
-    inputs, outputs = _sides(groups, "consumers"), _sides(groups, "producers")
-    timed = tuple(
-        Timed(
-            call,
-            _side(in_width(layers[call.layer]), inputs[call.layer]),
-            _side(out_width(layers[call.layer]), outputs[call.layer]),
-        )
-        for call in calls
+    sides = (
+        _side(calls, {name: in_width(layer) for name, layer in layers.items()}, groups, "consumers"),
+        _side(calls, {name: out_width(layer) for name, layer in layers.items()}, groups, "producers"),
     )
-    touching: list[list[int]] = [[] for _ in groups]
-    for i, row in enumerate(timed):
-        for group in dict.fromkeys(g for side in (row.inputs, row.outputs) for g, _ in side.groups):
-            touching[group].append(i)
-    return Layers(profile, timed, tuple(map(tuple, touching)))
+    met_LG = (sides[0].times + sides[1].times) > 0
+    touching = (_batches(calls, sides, np.flatnonzero(met_LG[:, g]).tolist()) for g in range(len(groups)))
+    return Layers(profile, _batches(calls, sides, range(len(calls))), tuple(touching))
 
 
-def _sides(groups: ChannelGroups, side: str) -> Mapping[str, list[tuple[int, Coupling, int]]]:
-    """Return layer -> (number of the group, where they meet, the group's size)."""
-    found: dict[str, list[tuple[int, Coupling, int]]] = defaultdict(list)
+def _side(calls: Sequence[LayerCall], widths: Mapping[str, int], groups: ChannelGroups, side: str) -> Side:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, call in enumerate(calls):
+        rows[call.layer].append(row)
+    fixed_L = np.array([widths[call.layer] for call in calls], dtype=np.float64)
+    times_LG = np.zeros((len(calls), len(groups)))
     for number, group in enumerate(groups):
         for coupling in group.producers if side == "producers" else group.consumers:
-            found[coupling.layer].append((number, coupling, group.size))
-    return found
+            fixed_L[rows[coupling.layer]] -= len(coupling.channels)
+            # A flatten gives one channel to several inputs, a concat only some of them to a layer.
+            times_LG[rows[coupling.layer], number] += len(coupling.channels) / group.size
+    return Side(np.maximum(fixed_L, 0), times_LG)
 
 
-def _side(width: int, met: Sequence[tuple[int, Coupling, int]]) -> Side:
-    fixed = width - sum(len(coupling.channels) for _, coupling, _ in met)
-    return Side(max(fixed, 0), tuple((group, len(c.channels) / size) for group, c, size in met))
+def _batches(calls: Sequence[LayerCall], sides: Sequence[Side], rows: Sequence[int]) -> tuple[Batch, ...]:
+    by_kernel: dict[tuple[str, bool], list[int]] = defaultdict(list)
+    for row in rows:
+        by_kernel[calls[row].kind, calls[row].stepped].append(row)
+    return tuple(
+        Batch(stacked([calls[row] for row in some]), *(side.of(some) for side in sides))
+        for some in by_kernel.values()
+    )
 
 
 def options_of(

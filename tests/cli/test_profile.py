@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from structprune.device_profile import from_json, this_machine, to_json
-from tests.cli.command import Command, Finished, environment, in_own_process
+from tests.cli.command import Command, Finished, environment
 from tests.cli.networks import QUICK
 from tests.device_profiles import ELSEWHERE, made_up
 
@@ -48,34 +48,35 @@ def carried(here: Path) -> Path:
     return path
 
 
-def test_a_profile_of_one_process_is_used_in_another(here: Path) -> None:
+def test_a_profile_of_one_process_is_used_in_another(
+    here: Path, cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = quickly(here, "profile", "-o", "mine.json", "--name", "my board").done()
     assert "Microseconds of a layer by its width" in made.out
     assert "What follows" in made.out
     assert "Written to mine.json" in made.out
     profile = from_json((here / "mine.json").read_text())
     assert (profile.name, profile.machine) == ("my board", this_machine())
-    chosen = in_own_process(here, *AUTO, "--profile", "mine.json", *QUICK, "--json").done().document
+    chosen = cli(*AUTO, "--profile", "mine.json", *QUICK, "--json").done().document
     assert any(note.startswith(f"widths chosen by the profile {profile}") for note in chosen["notes"])
     assert not any("another processor" in note for note in chosen["notes"])
     # Without a file it is the one that was kept.
     assert [path.suffix for path in (here / "cache").rglob("*") if path.is_file()] == [".json"]
-    cached = in_own_process(
-        here, *AUTO, *QUICK, "--json", "-o", "cached", env={"XDG_CACHE_HOME": str(here / "cache")}
-    ).done()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    cached = cli(*AUTO, *QUICK, "--json", "-o", "cached").done()
     assert "probing" not in cached.err
     assert cached.document["widths"] == chosen["widths"]
 
 
 def test_another_processors_profile_chooses(cli: Command, carried: Path, here: Path) -> None:
-    options = ("--profile", carried.name, "--no-measure")
+    options = ("--profile", carried.name, "--score", "magnitude", "--no-measure")
     document = cli(*AUTO, *options, "--json").done().document
     assert document["nodes"]["after"] == 12
     assert all(proof["passed"] for proof in document["proofs"])
     (note,) = [note for note in document["notes"] if "widths chosen" in note]
     assert str(ELSEWHERE) in note
     assert f"another processor than this one ({this_machine()})" in note
-    shown = cli(*AUTO, *options, "-o", "again").done()
+    shown = cli(*AUTO, *options, "--no-export", "-o", "again").done()
     assert "Note: widths chosen by the profile made-up" in shown.out
     assert "modelled time" in (here / "again" / "report.md").read_text()
     assert json.loads((here / "again" / "plan.json").read_text())["align"] == 1

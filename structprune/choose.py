@@ -266,6 +266,7 @@ def choose(
         progress: told what happens next.
         between: (network that a step left, what it kept) -> the network that the next one scores.
         refine: what a step keeps by the scores -> what it keeps, as many of every group.
+        pick: chooses by the scores; None: ``select``.
 
     Returns:
         The plan, and the scores of the last step.

@@ -147,7 +147,7 @@ def order(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
 def _by_criterion(
     model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring
 ) -> list[Scores]:
-    _check_groups(groups)
+    check_groups(groups)
     chunk = scoring.chunk or fitting_chunk(model, samples)
     # On inputs: derivatives of gates on weights need those of whole weights, which takes a third longer.
     gated = gate_channels(model, groups)
@@ -223,7 +223,12 @@ def _data_free(scoring: Scoring) -> bool:
     return names <= _DATA_FREE and scoring.labels != "drawn"
 
 
-def _check_groups(groups: ChannelGroups) -> None:
+def check_groups(groups: ChannelGroups) -> None:
+    """Refuse a network of which nothing can be cut, with the reasons.
+
+    Raises:
+        TargetUnreachableError: there are no groups.
+    """
     if not len(groups):
         reasons = "; ".join(f"{row.layer}: {row.reason}" for row in groups.protected[:4])
         raise TargetUnreachableError(f"nothing in this network can be cut: {reasons or 'it has no layers'}")
@@ -265,13 +270,14 @@ def choose(
         budget: how much goes.
         progress: told what happens next.
         between: (network that a step left, what it kept) -> the network that the next one scores.
-        refine: what a step keeps by the scores -> what it keeps, as many of every group.
+        refine: what a step keeps by the scores -> what it keeps, as many of every group; it may take channels
+            back that an earlier step gave up, since every step is a cut of the dense network.
         pick: chooses by the scores; None: ``select``.
 
     Returns:
         The plan, and the scores of the last step.
     """
-    _check_groups(groups)
+    check_groups(groups)
     plan: Plan | None = None
     targets = one_shot(budget.remove) if scoring.steps == 1 else exponential(budget.remove, scoring.steps)
     select(_flat_scores(groups), groups, budget)  # an unreachable target is refused before any work

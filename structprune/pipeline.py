@@ -111,9 +111,13 @@ def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, .
     request = run.request
     if request.limits and request.profile is not None:
         raise UsageError("align auto chooses widths for a fraction of nodes alone; give align a number here")
-    if request.limits:
-        return within_limits(run, groups)
     noted: list[str] = []
+    if request.limits:
+        plan, scores, reached = within_limits(run, groups)
+        with run.clock.step("refine"):  # widths, and with them what was reached, stay
+            plan = _rechosen(run, groups, plan, noted)
+        run.notes.extend(noted)
+        return plan, scores, reached
     with run.clock.step("score"):
         profile = request.profile
         layers = None if profile is None else device_layers(request.model, request.example, groups, profile)
@@ -142,10 +146,11 @@ def _rechosen(run: Run, groups: ChannelGroups, plan: Plan, noted: list[str]) -> 
     found = rechoose(run.request.model, groups, plan, correction)
     others = sum(int((found.keep[name] & ~keep).sum()) for name, keep in plan.keep.items())
     kept = sum(int(keep.sum()) for keep in plan.keep.values())
-    noted[:] = [
+    words = (
         f"scores say how wide groups stay; {others} of the {kept} channels kept are not those of the highest "
         "scores but those with which the layers that read them can be refitted best"
-    ]
+    )
+    noted[:] = [words] if others else []
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import structprune
 from exporters.flops import count_flops
 from exporters.toolbox import Toolbox
 from structprune.budget import Budget, Plan, reachable, select
@@ -387,3 +388,9 @@ def test_nodes_alone_and_nodes_beside_a_limit_that_is_kept_anyway_are_the_same_c
     assert (alone.report.nodes.asked, beside.report.nodes.asked) == (0.6, 0.6)
     for name in ("model.safetensors", "plan.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_network_of_which_nothing_can_be_cut_is_refused_with_the_reasons() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    with pytest.raises(TargetUnreachableError, match=r"nothing in this network can be cut: 1: it produces"):
+        structprune.compress(model, torch.zeros(2, 3, 2, 2), limits={"params": 0.5}, export=False)

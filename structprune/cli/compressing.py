@@ -11,7 +11,7 @@ from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
 from structprune.cli.profiling import profile_of
 from structprune.cli.tools import toolbox
-from structprune.correction import Correction, asked_for, correction_on, rechooses
+from structprune.correction import FEWEST, Correction, asked_for, correction_on, rechooses
 from structprune.device_profile import DeviceProfile
 from structprune.limits import beside_nodes, nodes_asked
 from structprune.report import Report
@@ -37,6 +37,8 @@ def _correction(asked: Asked, found: Gathered) -> Correction | None:
     if method is None or found.images is None:
         return None
     given = inputs.unlabelled(found.images, found.network, asked["seed"])
+    if asked["correct"] is None and len(given[0]) < FEWEST:
+        return None
     return correction_on(method, given, asked["seed"], rechooses(method, asked["score"]))
 
 

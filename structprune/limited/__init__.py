@@ -14,7 +14,7 @@ import torch
 
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
-from structprune.choose import order
+from structprune.choose import check_groups, order
 from structprune.delivery import Run
 from structprune.errors import UsageError
 from structprune.limited.bench import Bench
@@ -45,6 +45,7 @@ def within_limits(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[
     """
     request = run.request
     _check(run)
+    check_groups(groups)
     check_counted(_ranking(run, groups, _flat(groups)), request.limits)
     with run.clock.step("score", "scoring"):
         scores = order(request.model, groups, request.samples, request.scoring)

@@ -15,7 +15,7 @@ from structprune.report import from_json
 from structprune.tasks import read_images, to_batches
 from structprune.training import Recipe, finetune
 from tests.cli.command import Command
-from tests.cli.networks import QUICK
+from tests.cli.networks import QUICK, save_images
 
 LEARNER = """
 from torch import nn
@@ -154,3 +154,39 @@ def test_misuse(learner: Path, cli: Command) -> None:
     cli(*CUT, "--correct", "least-squares").refused(2, "--correct least-squares needs --data")
     cli(*DIGITS, "--correct", "magic").refused(2, "--correct magic", "least-squares, batch-norm or none")
     cli(*DIGITS, "--distill").refused(2, "--distill", "--finetune")
+
+
+LIMITED = ("compress", "learner.pt", "--arch", "learner:network", "--input-size", 3, 8, 8, "--params", 0.6)
+FEW = (
+    "compress",
+    "tiny:network",
+    "--trained",
+    "--nodes",
+    0.3,
+    "--data",
+    "few.npz",
+    "--test-data",
+    "more.npz",
+)
+
+
+@pytest.mark.parametrize(("correct", "said"), [("least-squares", 1), ("none", 0)])
+def test_channels_are_chosen_for_the_correction_within_limits_too(
+    learner: Path, cli: Command, correct: str, said: int
+) -> None:
+    options = ("--data", "digits", *GREY, "--correct", correct, "--no-export", "--no-measure")
+    cli(*LIMITED, *options, "-o", "out").done()
+    report = from_json((learner / "out" / "report.json").read_text())
+    assert [limit.name for limit in report.limits] == ["params"]
+    assert sum(note.startswith("scores say how wide groups stay") for note in report.notes) == said
+
+
+def test_a_handful_of_images_mends_nothing_unless_it_was_asked_for(here: Path, cli: Command) -> None:
+    save_images(here / "few.npz", (8, 8, 3), each=1, classes=4)
+    save_images(here / "more.npz", (8, 8, 3), each=10, classes=4)
+    options = ("--input-size", 3, 8, 8, "--mean", 0, 0, 0, "--std", 1, 1, 1, *QUICK)
+    document = cli(*FEW, *options, "-o", "out", "--json").done().document
+    assert document["accuracy"]["mended"] is None
+    cli(*FEW, *options, "-o", "again", "--correct", "least-squares").refused(
+        2, "4 inputs are too few to mend"
+    )

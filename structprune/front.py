@@ -53,7 +53,7 @@ class Front:
         model: what was swept, as the user named it, without folders.
         method: the score that ranks.
         by: what was swept in even steps: ``nodes``, ``weights``, ``params`` or ``flops``.
-        align: widths are multiples of it.
+        align: widths are multiples of it; ``auto``: those that a device likes.
         batch: inputs per run.
         threads: CPU threads inside an operator.
         how: how times were taken, in words.
@@ -70,7 +70,7 @@ class Front:
     model: str
     method: str
     by: str
-    align: int
+    align: int | str
     batch: int | None
     threads: int | None
     how: str

@@ -34,7 +34,7 @@ from structprune.delivery import (
     written_and_proven,
 )
 from structprune.device_profile import note_choosing, this_machine
-from structprune.errors import InputError, UsageError
+from structprune.errors import InputError
 from structprune.limited import within_limits
 from structprune.proofs import closed_gates, require
 from structprune.quantised import with_int8
@@ -109,33 +109,44 @@ def groups_of(run: Run) -> ChannelGroups:
 def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, ...]]:
     """Choose what stays: for a fraction of nodes alone, or for the least cut that keeps every limit."""
     request = run.request
-    if request.limits and request.profile is not None:
-        raise UsageError("align auto chooses widths for a fraction of nodes alone; give align a number here")
-    noted: list[str] = []
+    noted, reached = list[str](), tuple[Met, ...]()
+    layers = device_layers_of(request, groups)
     if request.limits:
-        plan, scores, reached = within_limits(run, groups)
+        plan, scores, reached = within_limits(run, groups, picking(layers))
         with run.clock.step("refine"):  # widths, and with them what was reached, stay
             plan = _rechosen(run, groups, plan, noted)
-        run.notes.extend(noted)
-        return plan, scores, reached
-    with run.clock.step("score"):
-        profile = request.profile
-        layers = None if profile is None else device_layers(request.model, request.example, groups, profile)
-        plan, scores = choose(
-            request.model,
-            groups,
-            request.samples,
-            request.scoring,
-            request.budget,
-            run.say,
-            lambda small, plan: _between_steps(request, groups, small, plan),
-            lambda plan: _rechosen(run, groups, plan, noted),
-            picking(layers),
-        )
+    else:
+        with run.clock.step("score"):
+            plan, scores = _chosen_at_once(run, groups, layers, noted)
     run.notes.extend(noted)
     if layers is not None:
         run.notes.extend(_aligned(layers, scores, groups, plan))
-    return plan, scores, ()
+    return plan, scores, reached
+
+
+def _chosen_at_once(
+    run: Run, groups: ChannelGroups, layers: Layers | None, noted: list[str]
+) -> tuple[Plan, Scores]:
+    """Choose what stays for a fraction of nodes alone, in as many steps as are asked for."""
+    request = run.request
+    return choose(
+        request.model,
+        groups,
+        request.samples,
+        request.scoring,
+        request.budget,
+        run.say,
+        lambda small, plan: _between_steps(request, groups, small, plan),
+        lambda plan: _rechosen(run, groups, plan, noted),
+        picking(layers),
+    )
+
+
+def device_layers_of(request: Request, groups: ChannelGroups) -> Layers | None:
+    """Return the layers by whose times widths are chosen, or None where no profile is given."""
+    if request.profile is None:
+        return None
+    return device_layers(request.model, request.example, groups, request.profile)
 
 
 def _rechosen(run: Run, groups: ChannelGroups, plan: Plan, noted: list[str]) -> Plan:

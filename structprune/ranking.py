@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from structprune.budget import Budget, Plan, reachable, removal_steps, select
+from structprune.budget import Budget, Pick, Plan, reachable, removal_steps, select
 from structprune.channels import ChannelGroups
 from structprune.scores import ranks
 from structprune.surgery import shrink, weight_entries
@@ -39,8 +39,8 @@ class Counts:
 class Ranking:
     """Scores that were taken once, and all cuts along them.
 
-    A depth is a number of nodes: the cut at it is what :func:`~structprune.budget.select` removes for that
-    many. Shapes are all that counting takes, so that it works on a copy without values where torch can.
+    A depth is a number of nodes: the cut at it is what ``pick`` removes for that many. Shapes are all that
+    counting takes, so that it works on a copy without values where torch can.
 
     Attributes:
         model: the dense network.
@@ -49,6 +49,8 @@ class Ranking:
         budget: floor and alignment of every cut; how much it removes means nothing here.
         example: inputs that the network takes.
         count_flops: counts multiply-adds, or None.
+        pick: chooses what stays at a depth; it removes as many nodes as
+            :func:`~structprune.budget.select` does.
     """
 
     model: nn.Module
@@ -57,6 +59,8 @@ class Ranking:
     budget: Budget
     example: tuple[Tensor, ...]
     count_flops: CountFlops | None = None
+    pick: Pick = select
+    _reached: dict[int, int] = field(default_factory=dict, repr=False)
     _plans: dict[int, Plan] = field(default_factory=dict, repr=False)
     _counts: dict[bytes, Counts] = field(default_factory=dict, repr=False)
     _shapes: list[nn.Module] = field(default_factory=list, repr=False)
@@ -75,13 +79,20 @@ class Ranking:
     def plan(self, depth: int) -> Plan:
         """Return the cut at a depth."""
         if depth not in self._plans:
-            budget = replace(self.budget, remove=depth / max(self.groups.nodes, 1))
-            self._plans[depth] = select(self.scores, self.groups, budget)
+            self._plans[depth] = self.pick(self.scores, self.groups, self._at(depth))
         return self._plans[depth]
+
+    def _at(self, depth: int) -> Budget:
+        return replace(self.budget, remove=depth / max(self.groups.nodes, 1))
 
     def settle(self, depth: int) -> int:
         """Return how many nodes the cut at a depth removes: the least depth with the same cut."""
-        return round(self.plan(depth).reached * self.groups.nodes)
+        if depth not in self._reached:  # picking for a device takes longer, and comes to as many
+            plan = (
+                self.plan(depth) if self.pick is select else select(self.scores, self.groups, self._at(depth))
+            )
+            self._reached[depth] = round(plan.reached * self.groups.nodes)
+        return self._reached[depth]
 
     def network(self, depth: int) -> nn.Module:
         """Return the shrunk network at a depth, in evaluation mode."""

@@ -9,12 +9,15 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from structprune.align import picking
+from structprune.budget import select
 from structprune.choose import order
 from structprune.delivery import Clock, Run, check_finite, judged, proof_inputs
+from structprune.device_profile import note_choosing, this_machine
 from structprune.environment import hardware, software
 from structprune.errors import UsageError
 from structprune.front import Front, Point, marked
-from structprune.pipeline import groups_of
+from structprune.pipeline import device_layers_of, groups_of
 from structprune.ranking import Ranking
 from structprune.report import Measurement
 from structprune.request import Request, Say, Tools
@@ -50,8 +53,17 @@ def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambd
         groups = groups_of(run)
         with run.clock.step("score", "scoring"):
             scores = order(request.model, groups, request.samples, request.scoring)
+        layers = device_layers_of(request, groups)
+        if layers is not None:
+            run.notes.append(note_choosing(layers.profile, this_machine()))
         ranking = Ranking(
-            request.model, groups, scores.values, request.budget, request.example, tools.count_flops
+            request.model,
+            groups,
+            scores.values,
+            request.budget,
+            request.example,
+            tools.count_flops,
+            picking(layers) or select,
         )
         with run.clock.step("sweep"):
             depths = _depths(ranking, points, by)
@@ -123,7 +135,7 @@ def _front(run: Run, by: str, found: Sequence[Point], timed: Measurement) -> Fro
         model=request.name,
         method=request.scoring.score,
         by=by,
-        align=request.budget.align,
+        align="auto" if request.profile else request.budget.align,
         batch=timed.batch,
         threads=timed.threads,
         how=timed.how,

@@ -219,6 +219,24 @@ def test_python_chooses_by_a_profile_and_says_so() -> None:
     assert not any("profile" in note for note in free.report.notes)
 
 
+def test_limits_are_met_at_the_widths_that_a_device_likes() -> None:
+    torch.manual_seed(0)
+    model, x = plain(), torch.randn(4, 3, 8, 8)
+    limits = {"params": "50%", "flops": "60%"}
+    auto = compress(model, x, limits=limits, align="auto", profile=made_up())
+    assert auto.report.parameters.removed >= 0.5
+    assert [met.name for met in auto.report.limits] == list(limits)
+    assert all(met.reached <= met.bound for met in auto.report.limits)
+    assert all(proof.passed for proof in auto.report.proofs)
+    groups = channel_groups(model, x)
+    layers = device_layers(model, (x,), groups, made_up())
+    picked = select_for(layers, auto.scores.values, groups, auto.plan.budget)
+    assert all(torch.equal(auto.plan.keep[name], keep) for name, keep in picked.keep.items())
+    free = select(auto.scores.values, groups, auto.plan.budget)
+    assert any(not torch.equal(keep, picked.keep[name]) for name, keep in free.keep.items())
+    assert any("widths chosen by the profile made-up" in note for note in auto.report.notes)
+
+
 def test_a_number_aligns_as_before() -> None:
     torch.manual_seed(0)
     model, x = plain(), torch.randn(4, 3, 8, 8)

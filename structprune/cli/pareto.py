@@ -10,7 +10,7 @@ import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
-from structprune.cli.checks import check
+from structprune.cli.checks import alignment, check
 
 
 @shell.guarded
@@ -44,7 +44,8 @@ def pareto(
     samples: o.Samples = None,
     draws: o.Draws = 5,
     chunk: o.Chunk = None,
-    align: o.Align = 1,
+    align: o.AlignAuto = "1",
+    profile: o.Profile = None,
     floor: o.Floor = 0.02,
     skip: o.Skip = [],  # noqa: B006  typer copies it
     only: o.Only = [],  # noqa: B006
@@ -63,6 +64,7 @@ def pareto(
 ) -> None:
     """Cut at several depths along one ranking: what each keeps, costs and takes, as a table and a drawing."""
     asked = {**locals(), "steps": 1, "measure_batch": [measure_batch]}
+    asked["align"] = alignment(align, profile is not None)
     check(asked)
     from structprune.cli.sweeping import run
 

@@ -10,6 +10,8 @@ from structprune.budget import Budget
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
 from structprune.cli.output_file import check_file, staged_file
+from structprune.cli.profiling import profile_of
+from structprune.device_profile import DeviceProfile
 from structprune.errors import OutputError
 from structprune.front import Front, to_json
 from structprune.render import front_svg
@@ -26,19 +28,20 @@ def run(asked: Asked, say: Say) -> Front:
     tools = Toolbox(
         asked["opset"], asked["exporter"], batches=asked["measure_batch"], threads=asked["threads"]
     )
-    front = sweep(_request(asked, gather(asked, say)), asked["points"], asked["by"], tools, say)
+    request = _request(asked, gather(asked, say), profile_of(asked, say))
+    front = sweep(request, asked["points"], asked["by"], tools, say)
     if folder is not None:
         _write(front, folder)
     return front
 
 
-def _request(asked: Asked, found: Gathered) -> Request:
+def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None) -> Request:
     network, images = found.network, found.images
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     return Request(
         model=network.model,
         example=network.example,
-        budget=Budget(0.0, "nodes", asked["floor"], asked["align"]),
+        budget=Budget(0.0, "nodes", asked["floor"], 1 if profile else asked["align"]),
         samples=found.samples,
         scoring=found.scoring,
         name=network.source.name,
@@ -46,6 +49,7 @@ def _request(asked: Asked, found: Gathered) -> Request:
         judge=inputs.judge(images) if images else None,
         notes=(*network.notes, *about_data),
         scope=scope_of(asked),
+        profile=profile,
     )
 
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from structprune.budget import Plan
+from structprune.budget import Pick, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.choose import check_groups, order
 from structprune.delivery import Run
@@ -29,12 +29,15 @@ from structprune.scores import Scores
 __all__ = ["within_limits"]
 
 
-def within_limits(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, ...]]:
+def within_limits(
+    run: Run, groups: ChannelGroups, pick: Pick | None = None
+) -> tuple[Plan, Scores, tuple[Met, ...]]:
     """Score once and find the least cut that keeps every limit.
 
     Args:
         run: with a request that has limits.
         groups: the groups of its network.
+        pick: chooses the channels that stay; by default :func:`structprune.budget.select`.
 
     Returns:
         The plan, the scores, and what was reached of each limit.
@@ -51,7 +54,7 @@ def within_limits(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[
         scores = order(request.model, groups, request.samples, request.scoring)
     words = "looking for the least cut that keeps every limit"
     with run.clock.step("search", words), TemporaryDirectory(prefix="structprune-") as scratch:
-        bench = Bench(run, _ranking(run, groups, scores), Path(scratch))
+        bench = Bench(run, _ranking(run, groups, scores, pick or select), Path(scratch))
         depth = least_depth(bench, request.limits)
         reached = tuple(met(bench, limit, depth) for limit in request.limits)
         plan = bench.ranking.plan(depth)
@@ -71,8 +74,8 @@ def _flat(groups: ChannelGroups) -> Scores:
     return Scores({group.name: torch.zeros(group.size) for group in groups}, "none")
 
 
-def _ranking(run: Run, groups: ChannelGroups, scores: Scores) -> Ranking:
+def _ranking(run: Run, groups: ChannelGroups, scores: Scores, pick: Pick = select) -> Ranking:
     request = run.request
     needed = any(limit.measured or limit.name == "flops" for limit in request.limits)
     count = run.tools.count_flops if run.tools and needed else None
-    return Ranking(request.model, groups, scores.values, request.budget, request.example, count)
+    return Ranking(request.model, groups, scores.values, request.budget, request.example, count, pick)

@@ -35,7 +35,7 @@ def front_table(front: Front) -> Table:
 
 
 def _title(front: Front) -> str:
-    align = f", align {front.align}" if front.align > 1 else ""
+    align = f", align {front.align}" if front.align != 1 else ""
     return f"{front.model}, {front.method}{align}: batch {front.batch}, {front.threads} thread(s)"
 
 

@@ -24,7 +24,7 @@ class Point:
         slow: the 95th.
         ratio: the dense network's time over this one's; None for the dense network itself.
         kept_score: the kept channels' ranks over those of all.
-        accuracy: top-1 right after the cut, in [0, 1], or None without data.
+        accuracy: top-1 after the cut and its mending, without training, in [0, 1], or None without data.
         best: whether no other point is as fast and as good, and better in one of the two.
     """
 
@@ -59,7 +59,7 @@ class Front:
         how: how times were taken, in words.
         points: from the dense network on, deeper and deeper.
         data: where the scoring inputs came from.
-        accuracy_how: which images accuracy was taken on, or None without data.
+        accuracy_how: which images accuracy was taken on, and how cuts were mended; None without data.
         notes: what a reader must know.
         seconds: wall time by step.
         software: name -> version.

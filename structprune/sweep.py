@@ -12,6 +12,7 @@ from torch import nn
 from structprune.align import picking
 from structprune.budget import select
 from structprune.choose import order
+from structprune.correction import mend, rechoose
 from structprune.delivery import Clock, Run, check_finite, judged, proof_inputs
 from structprune.device_profile import note_choosing, this_machine
 from structprune.environment import hardware, software
@@ -22,6 +23,7 @@ from structprune.ranking import Ranking
 from structprune.report import Measurement
 from structprune.request import Request, Say, Tools
 from structprune.search import first
+from structprune.surgery import shrink
 
 BY = ("nodes", "weights", "params", "flops")
 SECONDS = 1.5
@@ -105,12 +107,23 @@ def _taken(
     example = tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in request.example)
     for i, depth in enumerate(depths, start=1):
         run.say(f"cutting, point {i} of {len(depths)}")
-        network: nn.Module = ranking.network(depth) if depth else copy.deepcopy(request.model).eval()
+        network = _network(run, ranking, depth)
         accuracies.append(judged(request.judge, network) if request.judge else None)
         files.append(run.folder / f"{depth}.onnx")
         tools.export(network.cpu().float(), example, files[-1])
     run.say(f"timing {len(files)} networks in turn")
     return tools.compare("batch_time", files, example, SECONDS), accuracies
+
+
+def _network(run: Run, ranking: Ranking, depth: int) -> nn.Module:
+    """Return the network at a depth as compressing to there leaves it: channels chosen anew, and mended."""
+    dense, correction, groups = run.request.model, run.request.correction, ranking.groups
+    if not depth:
+        return copy.deepcopy(dense).eval()
+    if correction is None:
+        return ranking.network(depth)
+    plan = rechoose(dense, groups, ranking.plan(depth), correction)
+    return mend(dense, shrink(dense, groups, plan).eval(), groups, plan, correction).model
 
 
 def _point(ranking: Ranking, depth: int, taken: Measurement, accuracy: float | None) -> Point:
@@ -129,6 +142,13 @@ def _point(ranking: Ranking, depth: int, taken: Measurement, accuracy: float | N
     )
 
 
+def _judged_how(request: Request) -> str | None:
+    if request.judge is None:
+        return None
+    mended = f"; each cut mended by {request.correction.method}" if request.correction else ""
+    return f"{request.judge.how}{mended}"
+
+
 def _front(run: Run, by: str, found: Sequence[Point], timed: Measurement) -> Front:
     request = run.request
     return Front(
@@ -141,7 +161,7 @@ def _front(run: Run, by: str, found: Sequence[Point], timed: Measurement) -> Fro
         how=timed.how,
         points=marked(found),
         data=request.samples.how,
-        accuracy_how=request.judge.how if request.judge else None,
+        accuracy_how=_judged_how(request),
         notes=tuple(run.notes),
         seconds=run.clock.seconds,
         software=software(),

@@ -9,9 +9,9 @@ from structprune.budget import Budget
 from structprune.checkpoint import check_target, staged_folder
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
+from structprune.cli.mending import correction_of
 from structprune.cli.profiling import profile_of
 from structprune.cli.tools import toolbox
-from structprune.correction import FEWEST, Correction, asked_for, correction_on, rechooses
 from structprune.device_profile import DeviceProfile
 from structprune.limits import beside_nodes, nodes_asked
 from structprune.report import Report
@@ -29,17 +29,6 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path]:
     with staged_folder(folder, asked["force"]) as stage:
         outcome = pipeline.compress(request, stage, toolbox(asked), say)
     return outcome.report, folder
-
-
-def _correction(asked: Asked, found: Gathered) -> Correction | None:
-    """Return how the cut network is mended, or None where it isn't."""
-    method = asked_for(asked["correct"], found.scoring.trained, found.images is not None)
-    if method is None or found.images is None:
-        return None
-    given = inputs.unlabelled(found.images, found.network, asked["seed"])
-    if asked["correct"] is None and len(given[0]) < FEWEST:
-        return None
-    return correction_on(method, given, asked["seed"], rechooses(method, asked["score"]))
 
 
 def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: Say) -> Request:
@@ -63,7 +52,7 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: 
         measure=asked["measure"],
         notes=(*network.notes, *about_data),
         scope=scope_of(asked),
-        correction=_correction(asked, found),
+        correction=correction_of(asked, found),
         limits=beside_nodes(limits),
         int8=asked["int8"],
         profile=profile,

@@ -34,6 +34,7 @@ def pareto(
     test_data: o.TestData = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    correct: o.Correct = None,
     batch_size: o.BatchSize = 128,
     score: o.Score = "ntk_sap+crop",
     trained: o.Trained = None,
@@ -76,6 +77,8 @@ def pareto(
     from structprune.render import front_table
 
     shell.print_table(front_table(front))
+    if front.accuracy_how:
+        shell.print_line(f"Accuracy on {front.accuracy_how}.")
     for note in front.notes:
         shell.print_line(f"Note: {note}.")
     if output is not None:

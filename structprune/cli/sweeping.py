@@ -9,6 +9,7 @@ from exporters.toolbox import Toolbox
 from structprune.budget import Budget
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
+from structprune.cli.mending import correction_of
 from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.profiling import profile_of
 from structprune.device_profile import DeviceProfile
@@ -49,6 +50,7 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None) -> Re
         judge=inputs.judge(images) if images else None,
         notes=(*network.notes, *about_data),
         scope=scope_of(asked),
+        correction=correction_of(asked, found),
         profile=profile,
     )
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from structprune.device_profile import to_json
 from tests.cli.command import Command, contents
 from tests.cli.networks import save_images
+from tests.device_profiles import made_up
 
 TINY = ("pareto", "tiny:network", "--input-size", 3, 8, 8, "--score", "magnitude")
 
@@ -62,6 +64,27 @@ def test_with_data_accuracy_is_drawn(cli: Command, here: Path) -> None:
     document = json.loads((here / "out" / "pareto.json").read_text())
     assert all(0 <= point["accuracy"] <= 1 for point in document["points"])
     assert "top-1 accuracy [%]" in (here / "out" / "pareto.svg").read_text()
+
+
+def test_cuts_are_mended_before_they_are_judged(cli: Command, here: Path) -> None:
+    save_images(here / "data.npz", (8, 8, 3), each=8, classes=4)
+    asked = (*TINY, "--data", "data.npz", "--points", 3, "--json", "-q", "--correct")
+    plain, mended = (cli(*asked, how).done().document for how in ("none", "least-squares"))
+    assert mended["accuracy_how"] == f"{plain['accuracy_how']}; each cut mended by least-squares"
+    assert [p["parameters"] for p in mended["points"]] == [p["parameters"] for p in plain["points"]]
+    cli(*TINY, "--points", 2, "--correct", "least-squares").refused(2, "--correct", "--data")
+
+
+def test_widths_that_a_device_likes(cli: Command, here: Path) -> None:
+    (here / "device.json").write_text(to_json(made_up()), encoding="utf-8")
+    asked = (*TINY, "--points", 3, "--json", "-q", "--align")
+    liked, free = (
+        cli(*asked, *words).done().document for words in (("auto", "--profile", "device.json"), ("1",))
+    )
+    assert (liked["align"], free["align"]) == ("auto", 1)
+    assert [p["nodes"] for p in liked["points"]] == [p["nodes"] for p in free["points"]]
+    assert any("widths chosen by the profile made-up" in note for note in liked["notes"])
+    cli(*TINY, "--profile", "device.json").refused(2, "--profile", "--align auto")
 
 
 def test_files_that_are_there_are_kept(cli: Command, here: Path) -> None:

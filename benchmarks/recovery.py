@@ -3,13 +3,13 @@
     python -m benchmarks.recovery [--network resnet20 | resnet32 | resnet44 | digits] [--removed 0.5 ...]
 
 The trained CIFAR-10 ResNets lose a fraction of their blocks' inner channels, which the default score
-chooses, or, once it has said how wide blocks stay, the correction itself, at once or in steps with the
-correction in between. They are mended on 512 images without labels, a further 128 say whether that
-helped, and fine-tuned for one epoch on 10,000, with and without the dense network as a teacher. Top-1 on
-5,000 test images. ``digits`` is torchvision's resnet18 as ``tools/train_digits.py`` trains it, whose
-residual groups are cut too: there fractions are of all nodes, and top-1 is on the digits' own test
-images. One JSON a row: a network, a fraction, a seed and what was done. CIFAR-10 and its weights are no
-part of this project.
+chooses, or, once it has said how wide blocks stay, the correction itself: at once, in steps with the
+correction in between, or at the widths that ``--align auto`` takes. They are mended on 512 images without
+labels, a further 128 say whether that helped, and fine-tuned for one epoch on 10,000, with and without the
+dense network as a teacher. Top-1 on 5,000 test images. ``digits`` is torchvision's resnet18 as
+``tools/train_digits.py`` trains it, whose residual groups are cut too: there fractions are of all nodes,
+and top-1 is on the digits' own test images. One JSON a row: a network, a fraction, a seed and what was
+done. CIFAR-10 and its weights are no part of this project.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ from torch.nn import functional
 
 from benchmarks.rows import Row, collect, print_table
 from benchmarks.scores import DATA, MEAN, STD, TRAINING_IMAGES, Setting, read
-from structprune.budget import Budget, Plan
+from exporters.profiling.cache import own_profile
+from structprune.align import device_layers, picking
+from structprune.budget import Budget, Pick, Plan
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import Scoring, choose
 from structprune.correction import FITTED, HELD_OUT, Correction, correction_on, mend, rechoose
+from structprune.device_profile import this_machine
 from structprune.samples import Samples
 from structprune.scores import Batch, mini_batches_of
 from structprune.surgery import shrink
@@ -155,6 +158,23 @@ def rechosen(network: str, removed: float, seed: int) -> Cut:
 
 
 @lru_cache
+def aligned(network: str, removed: float, seed: int) -> Cut:
+    """Cut as many nodes at the widths that this machine's ONNX Runtime likes, channels chosen as above."""
+    case = case_of(network)
+    layers = device_layers(case.model, (case.take(np.arange(2)),), case.groups, own_profile(this_machine()))
+    correction = correction_of(case, "least-squares", seed)
+    return _cut(
+        network,
+        removed,
+        seed,
+        1,
+        1024,
+        lambda plan: rechoose(case.model, case.groups, plan, correction),
+        picking(layers),
+    )
+
+
+@lru_cache
 def in_steps(network: str, removed: float, seed: int) -> Cut:
     """Cut in steps on half as many images, mended in between, channels chosen so in every step."""
     case = case_of(network)
@@ -171,6 +191,7 @@ def _cut(
     steps: int,
     images: int,
     refine: Callable[[Plan], Plan] = lambda plan: plan,
+    pick: Pick | None = None,
 ) -> Cut:
     case, start = case_of(network), time.perf_counter()
     budget = Budget(round(removed * case.nodes) / case.groups.nodes)
@@ -181,7 +202,9 @@ def _cut(
 
     scoring = Scoring(trained=True, steps=steps, seed=seed)
     samples = samples_of(case, seed, images)
-    plan, _ = choose(case.model, case.groups, samples, scoring, budget, between=between, refine=refine)
+    plan, _ = choose(
+        case.model, case.groups, samples, scoring, budget, between=between, refine=refine, pick=pick
+    )
     small = shrink(case.model, case.groups, plan).eval()
     return Cut(plan, small, time.perf_counter() - start)
 
@@ -212,6 +235,7 @@ _WITHOUT_TRAINING: Mapping[str, Remedy] = {
     "least_squares": Remedy(method="least-squares"),
     "rechosen": Remedy(rechosen, "least-squares"),
     "steps": Remedy(in_steps, "least-squares"),
+    "auto": Remedy(aligned, "least-squares"),
 }
 REMEDIES: Mapping[str, Remedy] = {
     **_WITHOUT_TRAINING,
@@ -219,6 +243,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "least_squares+epoch": Remedy(method="least-squares", epochs=1),
     "rechosen+epoch": Remedy(rechosen, "least-squares", 1),
     "steps+epoch": Remedy(in_steps, "least-squares", 1),
+    "auto+epoch": Remedy(aligned, "least-squares", 1),
     "epoch_taught": Remedy(epochs=1, taught=True),
     "least_squares+epoch_taught": Remedy(method="least-squares", epochs=1, taught=True),
     "rechosen+epoch_taught": Remedy(rechosen, "least-squares", 1, True),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from exporters.launch_bound import CHAINED, floor
-from exporters.providers import first_line, open_session, running_provider
+from exporters.providers import first_line, open_session, run_once, running_provider
 from exporters.runtime import load_onnxruntime
 from exporters.to_onnx import to_onnx
 from exporters.tracker import Tracker
@@ -57,7 +57,7 @@ def _provider(device: str) -> str:
         path = Path(folder, "probe.onnx")
         to_onnx(nn.Conv2d(3, 16, 3), (torch.zeros(2, 3, 8, 8),), path)
         session = open_session(path, device=device)
-        session.run(None, {session.get_inputs()[0].name: torch.zeros(2, 3, 8, 8).numpy()})
+        run_once(session, {session.get_inputs()[0].name: torch.zeros(2, 3, 8, 8).numpy()})
         return f"{onnxruntime.__version__}, {running_provider(session)}, proven by a run"
 
 

@@ -15,13 +15,17 @@ MEGABYTE = 1e6
 
 
 def onnx_bytes(path: Path) -> int:
-    """Return the bytes of an ONNX file and of the weights beside it, where it has any.
+    """Return the bytes of an ONNX file and of the files beside it that its weights lie in, if any do.
 
     Raises:
-        OSError: the file is not there.
+        OSError: one of them is not there.
     """
-    data = path.with_name(f"{path.name}.data")
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    import onnx
+
+    weights = onnx.load(path, load_external_data=False).graph.initializer
+    outside = [x for x in weights if x.data_location == onnx.TensorProto.EXTERNAL]
+    places = {entry.value for x in outside for entry in x.external_data if entry.key == "location"}
+    return sum(file.stat().st_size for file in (path, *(path.parent / place for place in sorted(places))))
 
 
 def weight_bytes(model: nn.Module) -> int:

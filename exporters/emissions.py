@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from exporters.networks import of_batch
-from exporters.providers import Timed, onnx_runner, open_session, running_provider
+from exporters.providers import Timed, device_kind, onnx_runner, open_session, running_provider
 from exporters.readings import Reading, Readings
-from exporters.tracker import Spent, Tracker
+from exporters.tracker import NO_FIGURES, Spent, Tracker
+from structprune.errors import InputError
 
 BLOCKS = 5
 LONG_ENOUGH = 5.0
@@ -27,11 +28,11 @@ class Meter:
     """What the body of :func:`metered` spent; filled in when it ends.
 
     Attributes:
-        joules: energy.
-        how: where the figure comes from: sensor or estimate, country and intensity.
+        joules: energy, or None where it can't be told.
+        how: where the figure comes from: sensor or estimate, country and intensity; or why there is none.
     """
 
-    joules: float = 0.0
+    joules: float | None = None
     how: str = ""
 
 
@@ -39,19 +40,37 @@ class Meter:
 def metered(country: str | None = None) -> Iterator[Meter]:
     """Take the energy of what happens in the body, such as compressing a network, beyond an idle machine's.
 
+    Where it can't be told, the meter stays empty and says why: that must not cost what the body did.
+
     Args:
         country: as for :class:`exporters.tracker.Tracker`; it matters for carbon only.
 
     Raises:
         UsageError: the country is unknown.
-        InputError: codecarbon gives no figures.
     """
     tracker, meter = Tracker(country), Meter()
-    idle = tracker.idle_watts(IDLE_SECONDS)
-    with tracker.spending() as spent:
+    idle = _idle_watts(tracker, meter)
+    begun = tracker.begin()
+    try:
         yield meter
-    meter.joules = spent[0].above(idle).joules
-    meter.how = f"{tracker.how(spent)}; {tracker.idle_words(idle)}"
+    finally:
+        spent = tracker.end(begun)
+    if idle is None or spent is None:
+        meter.how = meter.how or NO_FIGURES
+        return
+    try:
+        meter.joules = spent.above(idle).joules
+        meter.how = f"{tracker.how([spent])}; {tracker.idle_words(idle)}"
+    except InputError as error:
+        meter.how = str(error)
+
+
+def _idle_watts(tracker: Tracker, meter: Meter) -> float | None:
+    try:
+        return tracker.idle_watts(IDLE_SECONDS)
+    except InputError as error:
+        meter.how = str(error)
+        return None
 
 
 def break_even(
@@ -116,7 +135,7 @@ def emissions(
     columns = list(zip(*rounds, strict=True))
     joules = tuple(Reading(tuple(spent.joules for spent in column)) for column in columns)
     grams = tuple(Reading(tuple(spent.grams for spent in column)) for column in columns)
-    extra = {"basis": "measured" if tracker.senses else "estimated", "idle_watts": idle}
+    extra: dict[str, float | str] = {"basis": tracker.basis[device_kind(device)], "idle_watts": idle}
     return (
         Readings("energy", "onnxruntime", batch, threads, "J", how, joules, extra),
         Readings("emissions", "onnxruntime", batch, threads, "gCO2e", how, grams, extra),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from exporters.batch_time import cpu_threads
 from exporters.layer_time import kernel_operators
 from exporters.networks import evaluating, of_batch
 from exporters.readings import Reading, Readings
@@ -104,6 +105,7 @@ def _chain_time(runtime: Runtime, device: str, threads: int, heavy: bool, length
     with (
         _in_form(chain, pixel, runtime) as form,
         RUNTIMES[runtime].opened(form, pixel, device, threads) as run,
+        cpu_threads(threads),
     ):
         for _ in range(WARM):
             run()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from exporters.networks import of_batch
 from exporters.node_modules import label_kernels, read_nodes
-from exporters.providers import feeds, open_session
+from exporters.providers import feeds, open_session, run_once
 from exporters.statistics import MARGIN, bootstrap_ratio
 from structprune.report import Ratio
 
@@ -155,7 +155,7 @@ def _events(path: Path, inputs: tuple[Tensor, ...], device: str, threads: int, r
         arrays = feeds(session, inputs)
         try:
             for _ in range(runs):
-                session.run(None, arrays)
+                run_once(session, arrays)
         finally:
             written = session.end_profiling()
         events: Sequence[Any] = json.loads(Path(written).read_text(encoding="utf-8"))

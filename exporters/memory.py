@@ -104,7 +104,8 @@ def resident_sets(
         threads=threads,
         unit="MB",
         how=f"peak resident set (CPU) of a process that loads the ONNX file and runs it {RUNS + 1} times; "
-        f"{REPEATS} processes a network; 'baseline' is the interpreter and its libraries, 'network' the "
+        f"{REPEATS} processes a network, and their ratios' range as interval; "
+        f"'baseline' is the interpreter and its libraries, 'network' the "
         f"rest; by phase without the baseline: the peak in it, and what stays after it",
         networks=tuple(_resident(taken) for taken in zip(*rounds, strict=True)),
     )

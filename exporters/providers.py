@@ -19,6 +19,13 @@ from structprune.errors import DeviceUnavailableError, InputError, UsageError
 PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device name -> the ONNX Runtime provider that runs there."""
 
+FLOATING: Mapping[str, torch.dtype] = {
+    "tensor(float)": torch.float32,
+    "tensor(double)": torch.float64,
+    "tensor(float16)": torch.float16,
+}
+"""ONNX Runtime's names of the precisions that numpy has too."""
+
 FATAL = 4
 """ONNX Runtime's highest log severity: a missing CUDA library is an error of ours, not a line on stderr."""
 
@@ -125,7 +132,7 @@ def feeds(session: Session, inputs: Sequence[Tensor]) -> dict[str, npt.NDArray[A
     """Match tensors with the session's inputs.
 
     Files of ours are matched by name, since an exporter drops an input that the network never reads; other
-    files by position.
+    files by position. Numbers with a fraction come in the precision that the file takes.
 
     Raises:
         InputError: the file wants another number of inputs.
@@ -135,8 +142,33 @@ def feeds(session: Session, inputs: Sequence[Tensor]) -> dict[str, npt.NDArray[A
     names = ours if set(wanted) <= set(ours) else wanted
     if len(names) != len(inputs):
         raise InputError(f"the ONNX file has inputs {wanted}; got {len(inputs)} tensors")
-    arrays = (np.ascontiguousarray(x.detach().cpu().numpy()) for x in inputs)
-    return {name: array for name, array in zip(names, arrays, strict=True) if name in wanted}
+    types = {entry.name: FLOATING.get(entry.type) for entry in session.get_inputs()}
+    return {
+        name: np.ascontiguousarray(_typed(x.detach().cpu(), types[name]).numpy())
+        for name, x in zip(names, inputs, strict=True)
+        if name in wanted
+    }
+
+
+def _typed(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return x.to(dtype) if dtype is not None and x.is_floating_point() else x
+
+
+def run_once(session: Session, arrays: Mapping[str, npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
+    """Run a session; returns its outputs.
+
+    Raises:
+        InputError: the file can't run on these inputs.
+    """
+    try:
+        outputs: Sequence[npt.NDArray[Any]] = session.run(None, dict(arrays))
+    # ONNX Runtime's exceptions share no base below Exception.
+    except Exception as error:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise InputError(
+            f"the ONNX file can't run on inputs of shapes {shapes}: {first_line(error)}"
+        ) from error
+    return outputs
 
 
 def onnx_runner(session: Session, inputs: Sequence[Tensor], *, copies: bool = False) -> Timed:
@@ -154,14 +186,7 @@ def onnx_runner(session: Session, inputs: Sequence[Tensor], *, copies: bool = Fa
         InputError: the file can't run on these inputs.
     """
     arrays = feeds(session, inputs)
-    try:
-        session.run(None, arrays)
-    # ONNX Runtime's exceptions share no base below Exception.
-    except Exception as error:
-        shapes = {name: array.shape for name, array in arrays.items()}
-        raise InputError(
-            f"the ONNX file can't run on inputs of shapes {shapes}: {first_line(error)}"
-        ) from error
+    run_once(session, arrays)
     if copies:
         return _timed(lambda: session.run(None, arrays))
     binding = _bound(session, arrays)

@@ -13,6 +13,7 @@ from structprune.errors import InputError, UsageError
 
 JOULES_PER_KWH = 3.6e6
 GRAMS_PER_KG = 1e3
+NO_FIGURES = "codecarbon gave no energy for a stretch of work; it can't measure on this machine"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Tracker:
 
     Attributes:
         source: what is measured and what is estimated, in words.
+        basis: device -> ``measured``, ``measured in part`` or ``estimated``: work there.
         senses: whether any part of the machine has a sensor.
 
     Raises:
@@ -69,6 +71,10 @@ class Tracker:
     def __init__(self, country: str | None = None) -> None:
         self._sensors = cpu, gpu = _sensors()
         self.source, self.senses = _source(cpu, gpu), cpu or gpu
+        self.basis = {
+            "cpu": "measured" if cpu else "estimated",
+            "cuda": "estimated" if not gpu else "measured" if cpu else "measured in part",
+        }
         with quiet():
             self._tracker = _offline_tracker(country and _known(country), machine=cpu)
         # codecarbon looks for its hardware when the first task starts, for a second that should not count.
@@ -83,21 +89,30 @@ class Tracker:
             InputError: codecarbon gives no figures.
         """
         spent: list[Spent] = []
-        self._start()
-        start = time.perf_counter()
+        begun = self.begin()
         try:
             yield spent
         finally:
-            seconds = time.perf_counter() - start
-            data = self._stop()
+            found = self.end(begun)
+        if found is None:
+            raise InputError(NO_FIGURES)
+        spent.append(found)
+
+    def begin(self) -> float:
+        """Begin a stretch of work; what comes back is for :meth:`end`."""
+        self._start()
+        return time.perf_counter()
+
+    def end(self, begun: float) -> Spent | None:
+        """Return what was spent since a stretch of work began, or None where codecarbon can't tell."""
+        seconds = time.perf_counter() - begun
+        data = self._stop()
         if data is None or data.energy_consumed <= 0:
-            raise InputError(
-                "codecarbon gave no energy for a stretch of work; it can't measure on this machine"
-            )
+            return None
         parts = zip(self._sensors, (data.cpu_energy, data.gpu_energy), strict=True)
         sensed = sum(energy for there, energy in parts if there)
         joules, grams = data.energy_consumed * JOULES_PER_KWH, data.emissions * GRAMS_PER_KG
-        spent.append(Spent(joules, grams, sensed * JOULES_PER_KWH, seconds))
+        return Spent(joules, grams, sensed * JOULES_PER_KWH, seconds)
 
     def idle_watts(self, seconds: float) -> float:
         """Return what the sensors read while this process sleeps; 0 where there are none.

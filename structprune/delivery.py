@@ -224,7 +224,7 @@ def report_of(
         seconds=run.clock.seconds,
         break_even=_break_even(run.tools, meter, measured),
         limits=cut.limits,
-        notes=tuple(run.notes),
+        notes=(*run.notes, *_unmetered(meter)),
         software=software(),
         hardware=hardware(next(request.model.parameters()).device),
     )
@@ -282,9 +282,14 @@ def count(before: int, after: int, asked: float | None = None) -> Count:
     return Count(before, after, 1 - after / before if before else 0.0, asked)
 
 
+def _unmetered(meter: Meter | None) -> Iterator[str]:
+    if meter is not None and meter.joules is None:
+        yield f"what compressing took in energy, and when it pays for itself, is not known: {meter.how}"
+
+
 def _break_even(tools: Tools | None, meter: Meter | None, measured: Sequence[Measurement]) -> float | None:
     energy = next((m for m in measured if m.name == "energy"), None)
-    if tools is None or meter is None or energy is None:
+    if tools is None or meter is None or meter.joules is None or energy is None:
         return None
     return tools.break_even(meter.joules, energy.dense.median / 1000, energy.pruned.median / 1000)
 

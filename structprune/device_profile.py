@@ -160,6 +160,12 @@ def this_machine(device: str = "cpu") -> Machine:
     return Machine(processor(), "NEON" if capability == "DEFAULT" and arm else capability)
 
 
+def machine_like(profile: DeviceProfile) -> Machine:
+    """Return this machine's processor of the kind that a profile is of; the CPU where there is no GPU."""
+    on_gpu = profile.provider.startswith("CUDA") and torch.cuda.is_available()
+    return this_machine("cuda" if on_gpu else "cpu")
+
+
 def check_measuring(profile: DeviceProfile, here: Machine) -> None:
     """Refuse a profile of another processor where times of this one are asked for.
 
@@ -173,8 +179,9 @@ def check_measuring(profile: DeviceProfile, here: Machine) -> None:
         )
 
 
-def note_choosing(profile: DeviceProfile, here: Machine) -> str:
+def note_choosing(profile: DeviceProfile) -> str:
     """Say which profile chose, and whether it is another processor's."""
+    here = machine_like(profile)
     other = "" if profile.machine == here else f", another processor than this one ({here})"
     return f"widths chosen by the profile {profile}{other}"
 

@@ -33,7 +33,7 @@ from structprune.delivery import (
     write_report,
     written_and_proven,
 )
-from structprune.device_profile import note_choosing, this_machine
+from structprune.device_profile import note_choosing
 from structprune.errors import InputError
 from structprune.limited import within_limits
 from structprune.proofs import closed_gates, require
@@ -89,7 +89,7 @@ def _cut(run: Run) -> CutNetwork:
     plan, scores, limits = _chosen(run, groups)
     with clock.step("cut", "cutting"):
         small = shrink(model, groups, plan).eval()
-    run.notes.extend((*_missed(groups, plan), *_whole(groups, plan)))
+    run.notes.extend((*_missed(groups, plan), *_whole(groups, plan, request.profile is not None)))
     with clock.step("prove", "proving the cut"):
         some = tuple(x[:CLOSED_INPUTS] for x in run.inputs)
         proof = closed_gates(model, small, groups, plan, some)
@@ -189,19 +189,20 @@ def _missed(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
         yield f"{gone} of {target} nodes asked for stay, since channels leave only in larger steps"
 
 
-def _whole(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
-    """Say so where layers that could be cut keep every channel, since others score lower."""
+def _whole(groups: ChannelGroups, plan: Plan, aligned: bool) -> Iterator[str]:
+    """Say so where layers that could be cut keep every channel, by the scores where no profile chose."""
     touched = {row.layer for g in groups if not plan.keep[g.name].all() for row in g.producers}
     offered = dict.fromkeys(row.layer for group in groups for row in group.producers)
     if plan.budget.remove and (whole := [layer for layer in offered if layer not in touched]):
         more = f" and {len(whole) - 3} more" if len(whole) > 3 else ""
         shown = ", ".join(whole[:3])
-        yield f"{len(whole)} layers keep every channel, since those of others score lower: {shown}{more}"
+        since = "" if aligned else ", since those of others score lower"
+        yield f"{len(whole)} layers keep every channel{since}: {shown}{more}"
 
 
 def _aligned(layers: Layers, scores: Scores, groups: ChannelGroups, plan: Plan) -> Iterator[str]:
     """Say which device's profile chose the widths, and what that is to buy."""
-    yield note_choosing(layers.profile, this_machine())
+    yield note_choosing(layers.profile)
     yield str(compare(layers, scores.values, groups, select(scores.values, groups, plan.budget), plan))
 
 

@@ -39,9 +39,10 @@ class Measured(Protocol):
 
 
 class Meter(Protocol):
-    """Energy that was spent."""
+    """Energy that was spent, or None where it can't be told; and how it was taken, or why it wasn't."""
 
-    joules: float
+    joules: float | None
+    how: str
 
 
 class Tools(Protocol):

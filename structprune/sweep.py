@@ -14,7 +14,7 @@ from structprune.budget import select
 from structprune.choose import order
 from structprune.correction import mend, rechoose
 from structprune.delivery import Clock, Run, check_finite, judged, proof_inputs
-from structprune.device_profile import note_choosing, this_machine
+from structprune.device_profile import note_choosing
 from structprune.environment import hardware, software
 from structprune.errors import UsageError
 from structprune.front import Front, Point, marked
@@ -57,7 +57,7 @@ def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambd
             scores = order(request.model, groups, request.samples, request.scoring)
         layers = device_layers_of(request, groups)
         if layers is not None:
-            run.notes.append(note_choosing(layers.profile, this_machine()))
+            run.notes.append(note_choosing(layers.profile))
         ranking = Ranking(
             request.model,
             groups,

@@ -103,6 +103,12 @@ def test_the_time_is_that_of_the_layers_of_the_shrunk_network(case: Case, seed: 
     assert both.kept == 1
 
 
+@pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_a_recurrent_layer_takes_a_product_for_each_of_its_gates(kind: type[nn.Module], gates: int) -> None:
+    (call,) = layer_calls(kind(6, 5, batch_first=True), (torch.randn(2, 7, 6),))
+    assert (call.kind, call.pixels) == ("linear", 7 * gates)
+
+
 def test_reading_the_layers_leaves_the_network_as_it_was() -> None:
     model = plain().train()
     before = {name: x.clone() for name, x in model.state_dict().items()}

@@ -89,11 +89,11 @@ def test_another_processors_profile_chooses_and_does_not_measure() -> None:
     assert here.processor == processor()
     own, other = made_up(here), made_up()
     check_measuring(own, here)
-    assert "another processor" not in note_choosing(own, here)
+    assert "another processor" not in note_choosing(own)
     with pytest.raises(DeviceUnavailableError, match="can't be measured here") as error:
         check_measuring(other, here)
     assert str(ELSEWHERE) in str(error.value)
     assert str(here) in str(error.value)
-    assert f"another processor than this one ({here})" in note_choosing(other, here)
+    assert f"another processor than this one ({here})" in note_choosing(other)
     with pytest.raises(DeviceUnavailableError):
         check_measuring(own, Machine(here.processor, "SSE"))

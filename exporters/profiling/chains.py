@@ -110,23 +110,25 @@ def pair_times(
 ) -> Times:
     """Time a width between layers of a reference width.
 
-    On the CPU the runtime says what each operator took. On CUDA it can't, and either side gets half of what
-    the two take together.
+    On the CPU the runtime says what each operator took. On CUDA it can't: there a chain without the layers in
+    question is timed too, and either side gets half of what the two take together.
 
     Raises:
         DeviceUnavailableError: ONNX Runtime's provider for the device is not there.
     """
     links = pair_links(kind, reference, width)
+    shape = _shape(reference, side, kind == "linear")
+    x = np.random.default_rng(1).standard_normal(shape).astype(precision)
     with TemporaryDirectory(prefix="structprune-") as scratch:
-        path = Path(scratch, "chain.onnx")
-        path.write_bytes(chain_model(links, side, precision))
-        own = device_kind(device) == "cpu"
-        session = open_session(
-            path, device=device, threads=threads, profile=Path(scratch, "trace") if own else None
-        )
-        shape = _shape(reference, side, kind == "linear")
-        x = np.random.default_rng(1).standard_normal(shape).astype(precision)
-        return by_operator(session, x, links) if own else by_halves(session, x, links)
+
+        def opened(name: str, layers: Sequence[Link], **options: Any) -> Session:
+            path = Path(scratch, f"{name}.onnx")
+            path.write_bytes(chain_model(layers, side, precision))
+            return open_session(path, device=device, threads=threads, **options)
+
+        if device_kind(device) == "cpu":
+            return by_operator(opened("chain", links, profile=Path(scratch, "trace")), x, links)
+        return by_difference(opened("chain", links), opened("rest", rest_of(links)), x, links)
 
 
 def by_operator(session: Session, x: npt.NDArray[Any], links: Sequence[Link]) -> Times:
@@ -169,12 +171,18 @@ def _runs(run: Any) -> int:
     return min(max(RUNS[0], int(SECONDS / once)), RUNS[1])
 
 
-def by_halves(session: Session, x: npt.NDArray[Any], links: Sequence[Link]) -> Times:
-    """Time whole runs, and give each inner layer the same share."""
+def rest_of(links: Sequence[Link]) -> list[Link]:
+    """Return a chain without the layers that it is there to time: depthwise ones, or all but both ends."""
+    others = [link for link in links if link.kind != "depthwise"]
+    return others if len(others) < len(links) else [links[0], links[-1]]
+
+
+def by_difference(session: Session, rest: Session, x: npt.NDArray[Any], links: Sequence[Link]) -> Times:
+    """Time whole runs of a chain and of the rest of it in turn, and share the difference equally."""
     import torch
 
-    run = onnx_runner(session, [torch.from_numpy(x)])
-    run()
-    seconds = sorted(run() for _ in range(RUNS[0] * 2))
-    share = float(np.mean(seconds[: RUNS[0]])) * 1e6 / len(links)
+    runs = [onnx_runner(each, [torch.from_numpy(x)]) for each in (session, rest)]
+    seconds_RN = np.sort([[run() for run in runs] for _ in range(2 * RUNS[0])], axis=0)
+    whole, others = seconds_RN[: RUNS[0]].mean(axis=0) * 1e6
+    share = max(0.0, float(whole - others)) / (len(links) - len(rest_of(links)))
     return Times(share, share)

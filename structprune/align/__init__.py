@@ -19,7 +19,7 @@ from structprune.align.layer_times import LayerCall, layer_calls, layer_us
 from structprune.align.problem import Layers, Problem, layers_of, options_of
 from structprune.align.search import Bounds, search
 from structprune.budget import Budget, Pick, Plan, first_taken, kept_channels, removal_steps, select
-from structprune.channels import ChannelGroups
+from structprune.channels import ChannelGroup, ChannelGroups
 from structprune.device_profile import DeviceProfile
 
 LEAST_SCORE = 0.95
@@ -35,7 +35,8 @@ class Comparison:
 
     Attributes:
         us: modelled microseconds of both, the one without alignment first.
-        kept: the part of that one's score that the plan keeps.
+        kept: the part of that one's score that the best channels keep at the plan's widths; a correction may
+            have chosen others among them.
     """
 
     us: tuple[float, float]
@@ -109,10 +110,13 @@ def compare(
     """Hold a plan against the one without alignment."""
     us = [layers.us(np.array([float(p.keep[g.name].sum()) for g in groups])) for p in (free, plan)]
     shifted = _not_negative(scores)
-    kept = [
-        sum(float(shifted[name][keep].double().sum()) for name, keep in p.keep.items()) for p in (free, plan)
-    ]
+    kept = [sum(_best(g, shifted[g.name], int(p.keep[g.name].sum())) for g in groups) for p in (free, plan)]
     return Comparison((us[0], us[1]), kept[1] / kept[0] if kept[0] else 1.0)
+
+
+def _best(group: ChannelGroup, scores_C: Tensor, count: int) -> float:
+    blocks = scores_C.reshape(group.divisor, -1)
+    return float(blocks.topk(count // group.divisor, dim=1).values.sum())
 
 
 def _not_negative(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

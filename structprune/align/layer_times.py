@@ -27,7 +27,7 @@ class LayerCall:
         layer: its name.
         kind: which of the profile's kernels runs it.
         taps: entries of its kernel, 9 for 3x3.
-        pixels: positions of its output.
+        pixels: positions of its output, in a recurrent layer times its gates.
         groups: conv groups; 1 for depthwise ones, whose kind says it.
         stepped: whether widths matter: other than in two dimensions nothing runs on the fast path.
     """
@@ -71,7 +71,7 @@ def _note(
 def _call(name: str, layer: nn.Module, given: tuple[Any, ...], output: Tensor, batch: int) -> LayerCall:
     if not isinstance(layer, Conv):
         positions = output.numel() // (max(int(output.shape[-1]), 1) * batch)
-        return LayerCall(name, "linear", 1, max(positions, 1))
+        return LayerCall(name, "linear", 1, max(positions, 1) * _gates(layer))
     transposed = isinstance(layer, ConvTranspose)
     where = given[0] if transposed and given else output
     taps, pixels = math.prod(layer.kernel_size), math.prod(where.shape[2:])
@@ -79,6 +79,11 @@ def _call(name: str, layer: nn.Module, given: tuple[Any, ...], output: Tensor, b
     if is_depthwise(layer):
         return LayerCall(name, "depthwise", taps, pixels, 1, stepped)
     return LayerCall(name, "1x1" if taps == 1 else "3x3", taps, pixels, conv_groups(layer), stepped)
+
+
+def _gates(layer: nn.Module) -> int:
+    """Return how many products a recurrent layer takes for each hidden unit; of others 1."""
+    return next((n for kind, n in ((nn.LSTM, 4), (nn.GRU, 3)) if isinstance(layer, kind)), 1)
 
 
 @dataclass(frozen=True)

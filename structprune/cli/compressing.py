@@ -24,8 +24,8 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path]:
     budget = "-".join(f"{limit.name}{limit.written}" for limit in asked["limits"])
     folder = asked["output"] or Path(f"{stem(asked['network'])}-{budget}")
     check_target(folder, asked["force"])
-    profile = profile_of(asked, say)
-    request = _request(asked, gather(asked, say), profile, say)
+    found = gather(asked, say)
+    request = _request(asked, found, profile_of(asked, say), say)
     with staged_folder(folder, asked["force"]) as stage:
         outcome = pipeline.compress(request, stage, toolbox(asked), say)
     return outcome.report, folder

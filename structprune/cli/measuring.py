@@ -50,7 +50,7 @@ def run(asked: Asked, say: Say) -> tuple[list[str], Sequence[Measured]]:
     _check_sizes(found)
     # A module says what it takes; a file may leave it open.
     example = next((network.example for network in found if network.model is not None), found[0].example)
-    names = [stem(spec) for spec in asked["networks"]]
+    names = names_of(asked["networks"])
     setting = Setting(
         asked["device"],
         tuple(asked["measure_batch"]),
@@ -66,6 +66,20 @@ def run(asked: Asked, say: Say) -> tuple[list[str], Sequence[Measured]]:
             networks.append(_exported(network, name, Path(scratch, f"{i}.onnx"), say))
         measured = measure_many(networks, example, setting, lambda name: say(f"measuring {name}"), names)
     return names, measured
+
+
+def names_of(specs: Sequence[str]) -> list[str]:
+    """Name networks in short; files of one name in several folders with the folder that they lie in.
+
+    Example:
+        >>> names_of(["a/model.onnx", "b/model.onnx", "resnet18"])
+        ['a/model', 'b/model', 'resnet18']
+    """
+    names = [stem(spec) for spec in specs]
+    return [
+        f"{Path(spec).parent.name}/{name}" if names.count(name) > 1 and Path(spec).parent.name else name
+        for name, spec in zip(names, specs, strict=True)
+    ]
 
 
 def _found(asked: Asked, spec: str, say: Say) -> _Found:

@@ -10,7 +10,7 @@ from exporters.profiling.fitting import tried
 from exporters.profiling.probe import probe
 from structprune.cli.gathering import Asked, Say
 from structprune.cli.output_file import check_file, staged_file
-from structprune.device_profile import DeviceProfile, read_profile, this_machine, to_json
+from structprune.device_profile import DeviceProfile, machine_like, read_profile, this_machine, to_json
 from structprune.errors import UsageError
 from structprune.render import Table
 
@@ -21,7 +21,8 @@ def profile_of(asked: Asked, say: Say) -> DeviceProfile | None:
         return None
     if asked["profile"] is not None:
         return read_profile(asked["profile"])
-    return own_profile(this_machine(asked["device"]), device=asked["device"], say=say)
+    chosen = {key: asked[key] for key in ("device", "threads")}
+    return own_profile(this_machine(asked["device"]), **chosen, say=say)
 
 
 def run(asked: Asked, say: Say) -> DeviceProfile:
@@ -70,7 +71,7 @@ def _follows(profile: DeviceProfile) -> Iterator[tuple[str, ...]]:
 
 def words(profile: DeviceProfile) -> str:
     """Say what a profile is of, and whether its times can be measured here."""
-    here = this_machine()
+    here = machine_like(profile)
     other = (
         "" if profile.machine == here else f" Another processor than this one ({here}): it chooses widths."
     )

@@ -172,7 +172,8 @@ def rechoose(dense: nn.Module, groups: ChannelGroups, plan: Plan, correction: Co
             return rechosen(fit, groups, plan, found)
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # of a forward pass of anyone's: mending will say so
+    # Of a forward pass of anyone's, as mending will say, or of equations without a solution.
+    except Exception:
         return plan
 
 

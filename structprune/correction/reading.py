@@ -89,7 +89,12 @@ def readers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Reader]:
         inputs: a few of its inputs.
     """
     watch = _Watch(_refittable(model))
-    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, BatchNorm)]
+    # A batch norm without statistics of its own is an operation as any other.
+    norms = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, BatchNorm) and module.running_mean is not None
+    ]
     hooks: list[tuple[nn.Module, Hook, Hook | None]] = [
         (layer, watch.calls(name), watch.writes(name)) for name, layer in watch.layers.items()
     ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.budget import Budget, Plan
-from structprune.correction import Correction, asked_for, correction_on, mend, mending
+from structprune.correction import Correction, asked_for, correction_on, mend, mending, rechoose
 from structprune.correction.least_squares import refit
 from structprune.correction.mending import chunks, distance, outputs
 from structprune.correction.passes import Fit
@@ -142,6 +142,31 @@ def test_a_network_that_does_not_run_stays_as_it_was_cut() -> None:
     found = mend(cut.dense, cut.small, cut.groups, cut.plan, given)
     assert found.model is cut.small
     assert found.note == "not mended: too many at once"
+
+
+@pytest.mark.parametrize("options", [{"track_running_stats": False}, {"affine": False}])
+def test_batch_norms_of_any_kind_are_mended_around(options: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    model = like_trained(
+        nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16, **options),
+            nn.ReLU(),
+            nn.Conv2d(16, 12, 3, padding=1, bias=False),
+            nn.BatchNorm2d(12, **options),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(12 * 64, 5),
+        )
+    ).eval()
+    cut = Cut(model, (torch.randn(160, 3, 8, 8),))
+    given = correction_on("least-squares", cut.inputs, rechooses=True)
+    plan = rechoose(cut.dense, cut.groups, cut.plan, given)
+    assert any(not torch.equal(keep, plan.keep[name]) for name, keep in cut.plan.keep.items())
+    found = mended(cut)
+    others = (torch.randn(64, 3, 8, 8),)
+    assert found.changed == ("3", "7")  # nothing changes what the first layer reads
+    assert apart(cut, found.model, others) < apart(cut, cut.small, others)
 
 
 def test_a_network_without_batch_norms_has_no_statistics_to_take() -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from exporters import emissions as emissions_module
+from exporters import tracker as tracker_module
 from exporters.emissions import break_even, emissions, metered, per_inferences
 from exporters.readings import against_first
 from exporters.to_onnx import to_onnx
@@ -123,6 +125,48 @@ def test_what_a_sensor_reads_of_the_idle_machine_is_subtracted() -> None:
         per_inferences(tracker, lambda: 0.5, seconds=1.0, batch=5, idle_watts=15.0)
 
 
+@pytest.mark.parametrize(
+    ("spent", "words"),
+    [(Spent(30.0, 3.0, 25.0, 5.0), "no more than the idle machine draws"), (None, "gave no energy")],
+)
+def test_energy_that_cant_be_told_does_not_cost_the_work(
+    spent: Spent | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy(Sensing):
+        """A machine that a neighbour kept busy while it should have been idle, or that reads nothing."""
+
+        def __init__(self, _: str | None) -> None:
+            super().__init__()
+
+        def begin(self) -> float:
+            return 0.0
+
+        def end(self, _: float) -> Spent | None:
+            return spent
+
+    monkeypatch.setattr(emissions_module, "Tracker", Busy)
+    with metered() as meter:
+        done = "work"
+    assert done == "work"
+    assert meter.joules is None
+    assert words in meter.how
+    with pytest.raises(InputError, match="of the body"), metered():
+        raise InputError("of the body itself")
+
+
+def test_what_is_measured_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for sensors in ((False, False), (True, False), (False, True), (True, True)):
+        monkeypatch.setattr(tracker_module, "_sensors", lambda sensors=sensors: sensors)
+        found[sensors] = tuple(Tracker().basis.values())
+    assert found == {
+        (False, False): ("estimated", "estimated"),
+        (True, False): ("measured", "estimated"),
+        (False, True): ("estimated", "measured in part"),
+        (True, True): ("measured", "measured"),
+    }
+
+
 def test_without_a_sensor_nothing_is_subtracted_and_that_is_said() -> None:
     tracker = TenJoules()
     tracker.senses = False
@@ -135,6 +179,8 @@ def test_twice_the_work_costs_about_twice_the_energy() -> None:
         work(0.5)
     with metered() as long:
         work(1.5)
+    assert short.joules is not None
+    assert long.joules is not None
     assert 1.5 < long.joules / short.joules < 6
     assert "world's average, 475 gCO2e/kWh" in short.how
 

@@ -18,6 +18,7 @@ from exporters.layer_time import (
 )
 from exporters.node_modules import label_kernels, module_path, read_nodes
 from exporters.to_onnx import to_onnx
+from structprune.errors import InputError
 from structprune.report import Ratio
 
 
@@ -156,3 +157,9 @@ def test_a_kernel_that_the_file_does_not_know_is_called_by_its_operator(tmp_path
     path = to_onnx(nn.Linear(4, 2), (torch.ones(1, 4),), tmp_path / "model.onnx").path
     kernels = [("reorder_kernel_time", "ReorderInput"), ("fused /Gemm_kernel_time", "FusedGemm")]
     assert list(label_kernels(kernels, read_nodes(path)).values()) == ["(ReorderInput)", "/Gemm"]
+
+
+def test_a_file_that_cant_run_on_the_inputs_is_an_input_error(tmp_path: Path) -> None:
+    path = to_onnx(nn.Linear(4, 2), (torch.ones(2, 4),), tmp_path / "model.onnx").path
+    with pytest.raises(InputError, match=r"can't run on inputs of shapes .*\(1, 5\)"):
+        layer_times([path], (torch.ones(1, 5),))

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from exporters.profiling import cache
-from exporters.profiling.chains import chain_model, pair_links, pair_times
+from exporters.profiling import cache, chains
+from exporters.profiling.chains import Link, by_difference, chain_model, pair_links, pair_times, rest_of
 from exporters.profiling.fitting import REFERENCE, SIDES, WIDTHS, kernel_of
 from exporters.profiling.probe import points, probe
 from structprune.align import LayerCall, layer_us
@@ -92,6 +92,28 @@ def test_a_pair_is_timed_on_either_side(kind: str) -> None:
 def few(kind: str) -> list[tuple[int, int, int]]:
     """Points of a probe that takes a moment."""
     return [(REFERENCE, width, SIDES[0]) for width in (12, 16, 17, 24, 32, 64)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_record_the_layers_in_question_are_what_a_chain_has_beyond_the_rest(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = pair_links(kind, 16, 5)
+    rest = rest_of(links)
+    times = {"chain": 1e-6 * sum(_played(link) for link in links), "rest": 1e-6 * sum(map(_played, rest))}
+    monkeypatch.setattr(chains, "onnx_runner", lambda session, _: lambda: times[session])
+    found = by_difference("chain", "rest", np.zeros((1, 16, 8, 8), np.float32), links)
+    asked = [
+        link
+        for link in links
+        if link.kind == "depthwise" or (kind != "depthwise" and 5 in (link.inputs, link.outputs))
+    ]
+    assert found.writing == found.reading == pytest.approx(sum(map(_played, asked)) / len(asked))
+    ort.InferenceSession(chain_model(rest, 8, "float32"))
+
+
+def _played(link: Link) -> float:
+    return 7.0 if link.kind == "depthwise" else link.inputs * link.outputs / 10
 
 
 def test_a_probe_says_what_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:

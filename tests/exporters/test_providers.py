@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.providers import feeds, onnx_runner, open_session, running_provider
+from exporters.providers import feeds, onnx_runner, open_session, run_once, running_provider
 from exporters.to_onnx import to_onnx
 from structprune.errors import DeviceUnavailableError, InputError
 
@@ -53,6 +53,15 @@ def test_an_input_that_is_never_read_does_not_shift_the_others(tmp_path: Path, e
     session = open_session(path)
     (got,) = session.run(None, feeds(session, example))
     np.testing.assert_array_equal(got, np.full((2, 4), 10.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_inputs_come_in_the_precision_of_the_file(path: Path, dtype: torch.dtype) -> None:
+    session = open_session(path)
+    x = torch.randn(3, 4).to(dtype)
+    (got,) = run_once(session, feeds(session, (x,)))
+    np.testing.assert_array_equal(got, run_once(session, feeds(session, (x.float(),)))[0])
+    assert onnx_runner(session, (x,))() > 0
 
 
 def test_a_wrong_number_of_inputs_is_refused(path: Path) -> None:

@@ -61,7 +61,15 @@ def picking(layers: Layers | None) -> Pick | None:
     return None if layers is None else partial(select_for, layers)
 
 
-def select_for(layers: Layers, scores: Mapping[str, Tensor], groups: ChannelGroups, budget: Budget) -> Plan:
+def select_for(
+    layers: Layers,
+    scores: Mapping[str, Tensor],
+    groups: ChannelGroups,
+    budget: Budget,
+    *,
+    least_score: float = LEAST_SCORE,
+    least_width: float = LEAST_WIDTH,
+) -> Plan:
     """Choose the channels that stay, at the widths that a device likes.
 
     Args:
@@ -70,6 +78,8 @@ def select_for(layers: Layers, scores: Mapping[str, Tensor], groups: ChannelGrou
             for what left in an earlier step.
         groups: the groups of the network.
         budget: how many nodes to remove.
+        least_score: the part of the score without alignment that must stay.
+        least_width: the part of its width without alignment that every group keeps.
 
     Returns:
         The plan; it removes as many nodes as :func:`structprune.budget.select` does.
@@ -88,7 +98,7 @@ def select_for(layers: Layers, scores: Mapping[str, Tensor], groups: ChannelGrou
     problem = Problem(
         layers,
         tuple(
-            options_of(g, steps[g.name], first[g.name], LEAST_WIDTH * stays[g.name], shifted[g.name])
+            options_of(g, steps[g.name], first[g.name], least_width * stays[g.name], shifted[g.name])
             for g in groups
         ),
     )
@@ -98,7 +108,7 @@ def select_for(layers: Layers, scores: Mapping[str, Tensor], groups: ChannelGrou
             for group, options in zip(groups, problem.options, strict=True)
         ]
     )
-    bounds = Bounds(problem.nodes(start), LEAST_SCORE * problem.kept(start), problem.us(start))
+    bounds = Bounds(problem.nodes(start), least_score * problem.kept(start), problem.us(start))
     found = search(problem, start, bounds)
     taken = {g.name: int(o.steps[k]) for g, o, k in zip(groups, problem.options, found, strict=True)}
     return Plan(kept_channels(groups, steps, taken), budget, free.reached)

@@ -1,6 +1,6 @@
 """Budgets in the units people pay in: what was asked, what the search settled on, what a fresh process finds.
 
-    python -m benchmarks.budgets [--only resnet18 ...] [--case speedup ...] [--align 16] [--again]
+    python -m benchmarks.budgets [--only resnet18 ...] [--case speedup ...] [--align 16 | auto] [--again]
 
 Untrained networks of torchvision at 224 px, compressed from the shell with filter norms, without the final
 measurements. Afterwards a process that knows nothing of the search times the result's ONNX file beside the
@@ -44,11 +44,11 @@ EXAMPLE = (3, 224, 224)
 SECONDS = 4.0
 
 
-def run(name: str, limits: Mapping[str, str], align: int) -> Row:
+def run(name: str, limits: Mapping[str, str], align: str) -> Row:
     """Compress one network in a process of its own, and look at the result in another."""
     with TemporaryDirectory() as scratch:
         folder, dense = Path(scratch, "out"), Path(scratch, "dense.onnx")
-        command = [sys.executable, "-m", "structprune", "compress", name, "--align", str(align)]
+        command = [sys.executable, "-m", "structprune", "compress", name, "--align", align]
         command += [word for limit, asked in limits.items() for word in (f"--{limit}", asked)]
         command += ["--score", "filter_norm", "--no-measure", "--json", "-q", "-o", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -116,7 +116,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", default=["resnet18", "mobilenet_v2"])
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--align", type=int, default=16)
+    parser.add_argument("--align", default="16", help="a number, or auto")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--look-at", nargs=2, type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()

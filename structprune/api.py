@@ -100,8 +100,8 @@ class Compressed:
     def _check_unchanged(self) -> None:
         from safetensors.torch import load_file
 
-        own = self.model.state_dict()
-        if any(not torch.equal(x, own[name].cpu()) for name, x in load_file(self.files / WEIGHTS).items()):
+        own, stored = self.model.state_dict(), load_file(self.files / WEIGHTS)
+        if any(name not in own or not torch.equal(x, own[name].cpu()) for name, x in stored.items()):
             raise UsageError(
                 "the network has been trained or changed since it was compressed, and its proofs and its "
                 "ONNX file are no longer its own; pass finetune= to compress, or save its state dict"

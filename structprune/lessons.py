@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -36,6 +37,13 @@ from structprune.scores import Scores
 from structprune.surgery import weight_entries
 from structprune.trainer import Session, Trained
 
+WITHOUT_INPUTS = frozenset(("bn_scale", "filter_norm", "magnitude", "random", "synflow", "-"))
+"""Scores of weights alone; SynFlow's one input is all ones."""
+
+ON_NOISE = frozenset(("ntk_sap", "ntk_sap_redrawn"))
+RESUMED = 1.05
+"""How much longer a training must have been than this process for it to count as resumed."""
+
 
 def train(lesson: Lesson, tools: Tools | None = None, say: Say = lambda _: None) -> Learned:
     """Train a network with a method of pruning; nothing is written but the session's checkpoint.
@@ -52,8 +60,11 @@ def train(lesson: Lesson, tools: Tools | None = None, say: Say = lambda _: None)
     """
     check_finite(lesson.session.model)
     metered = tools.metered() if tools and lesson.measure else nullcontext()
+    start = time.perf_counter()
     with metered as meter:
         trained = trainer.train(lesson.session, lesson.resume, say)
+    if meter is not None and trained.seconds > RESUMED * (time.perf_counter() - start):
+        meter.joules, meter.how = None, "of a training that was resumed only the last stretch was metered"
     return Learned(lesson, trained, meter)
 
 
@@ -120,8 +131,10 @@ def _of_training(lesson: Lesson, trained: Trained, accuracy: float) -> dict[str,
         "trained": True,
         "training": _training(lesson, trained, accuracy),
     }
-    if "data" not in session.method.needs and "ntk_sap" not in session.method.score:
+    if session.method.score in WITHOUT_INPUTS:
         said |= {"samples": 0, "data": "no inputs"}
+    elif session.method.score in ON_NOISE:
+        said |= {"data": f"noise of the shape of {session.samples.how}"}
     if trained.masks:
         said["weights"] = _masked_count(session, trained)
     return said

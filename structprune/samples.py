@@ -66,7 +66,7 @@ def random_samples(
     try:
         with torch.no_grad(), evaluating(model):
             output = model(*(x[:2] for x in inputs))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         shapes = [tuple(x.shape) for x in example]
         raise InputError(

@@ -177,6 +177,7 @@ def test_early_takes_its_limits_penalty_and_fractions() -> None:
     steps = early(0.75, 10, partial(exponential, steps=2), latest=3, least=1, l1=1e-4)
     assert played(steps, [True]) == [watch, Cut(0.5), Cut(0.75), Train(9)]
     assert played(early(0.9, 9, latest=8)) == [WATCH] * 8 + [Cut(0.9), Train(1)]
+    assert played(early(0.9, 2, latest=1)) == [WATCH, Cut(0.9), Train(1)]
 
 
 def test_early_as_published_trains_all_epochs_again() -> None:
@@ -314,7 +315,7 @@ def test_an_answer_that_nobody_asked_for_changes_nothing(name: str) -> None:
         (lambda: after_training(0.5, 0), "0 epochs"),
         (lambda: after_training(0.5, 10, share=1.5), "share 1.5"),
         (lambda: early(0.5, 0), "0 epochs"),
-        (lambda: early(0.5, 10, latest=1), "expected 0 <= least <= latest"),
+        (lambda: early(0.5, 10, latest=-1), "expected 0 <= least <= latest"),
         (lambda: early(0.5, 10, least=-1), "expected 0 <= least <= latest"),
         (lambda: early(0.5, 10, latest=10), "at most 9"),
         (lambda: early(0.5, 10, l1=-1.0), "penalty -1"),

@@ -58,6 +58,7 @@ def compress(
     distill: Annotated[
         bool, o.flag("--distill", help="Let the dense network teach while fine-tuning, beside the labels.")
     ] = False,
+    mirror: o.Mirror = None,
     correct: o.Correct = None,
     batch_size: o.BatchSize = 128,
     score: o.Score = "ntk_sap+crop",

@@ -37,6 +37,8 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: 
     teacher = network.model if asked["distill"] else None
     limits = asked["limits"]
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
+    if images and epochs:
+        about_data = (*about_data, *inputs.about_mirrors(images))
     return Request(
         model=network.model,
         example=network.example,

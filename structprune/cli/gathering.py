@@ -43,6 +43,7 @@ class Gathered:
 def gather(asked: Asked, say: Say) -> Gathered:
     """Read the network and the data that the options name."""
     learn, test = inputs.read_data(asked["data"], asked["test_data"]) if asked["data"] else (None, None)
+    learn = learn and inputs.mirrored(learn, asked.get("mirror"))
     network = read(asked, say, learn)
     images = None
     if learn is not None:

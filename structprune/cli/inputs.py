@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +140,9 @@ def _size(
     if not source.input_shape_assumed or len(own) != 3:
         return own, ()
     if images is not None and images.shape is not None:
-        return (own[0], *images.shape[1:]), ()
+        size = (own[0], *images.shape[1:])
+        words = " x ".join(map(str, size))
+        return size, (f"input size {words}, that of the images; --input-size says otherwise",)
     words = " x ".join(map(str, own))
     return own, (f"input size assumed {words}: the weights don't tell it, --input-size says otherwise",)
 
@@ -155,7 +157,7 @@ def _try(model: nn.Module, example: tuple[Tensor, ...], size: tuple[int, ...]) -
     try:
         with torch.no_grad():
             model(*example)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = (str(error).splitlines() or ["no message"])[0]
         raise InputError(
             f"the network can't run on inputs of size {size}: {reason}; "
@@ -213,6 +215,17 @@ def prepare(
         how,
         tuple(notes),
     )
+
+
+def mirrored(images: ImageSet, mirror: bool | None) -> ImageSet:
+    """Return images that are mirrored in training or not, as the option says, else as the data do."""
+    return images if mirror is None else replace(images, mirrors=mirror)
+
+
+def about_mirrors(images: Images) -> tuple[str, ...]:
+    """Say so where images are mirrored in training."""
+    mirrors = images.train.images.mirrors
+    return ("training images are mirrored at random, --no-mirror says otherwise",) if mirrors else ()
 
 
 def _outputs(network: Network) -> int:

@@ -128,6 +128,10 @@ Embedding = Annotated[
     bool,
     flag("--embedding", help="Cut along what LayerNorms normalise together; the proof says how far off."),
 ]
+Mirror = Annotated[
+    bool | None,
+    flag("--mirror/--no-mirror", help="Train on mirrored images too. Default: yes, but not of digits."),
+]
 Correct = Annotated[
     str | None,
     typer.Option(

@@ -70,8 +70,10 @@ def guarded(verb: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return verb(*args, **kwargs)
-        except KeyboardInterrupt:
-            fail("interrupted; nothing was written", INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            # What a verb has to say about what it left lies in a note.
+            left = "; ".join(getattr(stop, "__notes__", [])) or "nothing was written"
+            fail(f"interrupted; {left}", INTERRUPTED)
         except BrokenPipeError:
             # Whoever read has gone; what is still buffered would raise again when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -76,6 +76,7 @@ def train(
     channels_last: Annotated[
         bool, o.flag("--channels-last", help="Lay images out with channels last.")
     ] = False,
+    mirror: o.Mirror = None,
     align: o.Align = 1,
     floor: o.Floor = 0.02,
     output: Annotated[

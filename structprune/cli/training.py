@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from structprune import lessons, trainer
-from structprune.checkpoint import check_target, staged_folder
+from structprune.checkpoint import check_target, staged_folder, translated
 from structprune.cli import inputs
 from structprune.cli.checks import fraction
 from structprune.cli.gathering import Asked, Say, stem
 from structprune.cli.tools import toolbox
 from structprune.crew import Crew, crew_of_torchrun
 from structprune.environment import device_named
-from structprune.errors import UnknownNameError, UsageError
+from structprune.errors import InputError, UnknownNameError, UsageError
 from structprune.methods import METHODS, Method
 from structprune.report import Report
 from structprune.request import Lesson
@@ -84,13 +84,20 @@ def _led(course: _Course, say: Say) -> tuple[Report, Path]:
     check_target(folder, asked["force"])
     checkpoint = course.checkpoint
     _check_checkpoint(checkpoint, asked)
+    with translated(folder):
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
     lesson = _lesson(course, say)
     trainer.check(lesson.session)
     if not asked["resume"]:
         checkpoint.unlink(missing_ok=True)
     course.crew.wait()
     tools = toolbox({**asked, "device": course.device})
-    learned = lessons.train(lesson, tools, say)
+    try:
+        learned = lessons.train(lesson, tools, say)
+    except KeyboardInterrupt as stop:
+        if checkpoint.exists():
+            stop.add_note(f"{checkpoint.name} holds what was trained; the same with --resume goes on")
+        raise
     with staged_folder(folder, asked["force"]) as stage:
         outcome = lessons.deliver(learned, stage, tools, say)
     checkpoint.unlink(missing_ok=True)
@@ -148,6 +155,8 @@ def _lesson(course: _Course, say: Say) -> Lesson:
     asked = course.asked
     fetch = asked["download"] and not course.crew.rank
     task = read_task(asked["task"], asked["root"], fetch, asked["test_data"], asked["seed"])
+    if len(task.learn.classes) < 2:
+        raise InputError(f"{task.learn.name} has a single class; expected two or more to tell apart")
     network = inputs.read_network(
         asked["arch"],
         classes=len(task.learn.classes),
@@ -157,6 +166,7 @@ def _lesson(course: _Course, say: Say) -> Lesson:
         images=task.learn,
         say=say,
     )
+    task = replace(task, learn=inputs.mirrored(task.learn, asked["mirror"]))
     learn, held = _split(task.learn, asked["validation"], asked["seed"])
     settings = {name: asked[name] for name in ("mean", "std", "samples", "seed")}
     images = inputs.prepare(learn, task.test, network, batch_size=course.recipe.batch_size, **settings)
@@ -170,7 +180,7 @@ def _lesson(course: _Course, say: Say) -> Lesson:
         resume=asked["resume"],
         export=asked["export"],
         measure=asked["measure"],
-        notes=(*network.notes, *images.notes),
+        notes=(*network.notes, *images.notes, *inputs.about_mirrors(images)),
     )
 
 

@@ -29,13 +29,13 @@ def early(
         latest: the epoch after which it is cut though the detector is silent; None: a quarter of the epochs,
             not before ``least``, and in tiny budgets so early that an epoch is left (a single epoch is spent
             after the cut, unwatched).
-        least: the epoch before which nothing is cut.
+        least: the epoch before which nothing is cut, where ``latest`` is not before it.
         extra: the published budget.
         l1: penalty on batch-norm scales until the cut (EarlyBird: 1e-4).
 
     Raises:
-        UsageError: fewer than one epoch, a fraction outside [0, 1), ``latest`` before ``least`` or so late
-            that nothing is left for the pruned network.
+        UsageError: fewer than one epoch, a fraction outside [0, 1), or ``latest`` so late that nothing is
+            left for the pruned network.
 
     Example:
         >>> run = early(0.88, 80)
@@ -47,7 +47,7 @@ def early(
     last = max(least, epochs // 4) if latest is None else latest
     if latest is None and not extra:
         last = min(last, epochs - 1)
-        least = min(least, last)
+    least = min(least, last)
     _check_window(least, last, None if extra else epochs)
     done, fired = 0, False
     while done < last and not (fired and done >= least):

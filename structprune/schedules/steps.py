@@ -20,7 +20,8 @@ class Train:
 
     Attributes:
         epochs: how many, at least 1.
-        rate: ``schedule`` goes through the whole learning-rate schedule, ``constant`` stays at its peak.
+        rate: ``schedule`` goes through the whole learning-rate schedule, ``constant`` stays at the part of
+            its peak that the recipe calls steady.
         only: ``gates`` trains batch-norm scales and shifts and linear layers, and nothing else.
         l1: strength of the penalty on the absolute values of batch-norm scales.
         watch: ask the detector afterwards and send its answer.

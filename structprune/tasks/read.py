@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ DATA_SETS = {
     "fashion-mnist": DataSet("FashionMNIST", mirrors=True, files="FashionMNIST/raw"),
 }
 
-PART_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "valid")}
+PART_FOLDERS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "test": ("test", "val", "valid", "validation"),
+}
 
 
 def read_images(
@@ -147,9 +151,29 @@ def _read_folder(folder: Path) -> ImageSet:
         raise InputError(
             f"{folder.name} is no folder of class folders with pictures in them: {error}"
         ) from error
+    _check_no_parts(folder, found.classes)
     paths = tuple(Path(path) for path, _ in found.samples)
     labels = np.array(found.targets, dtype=np.int64)
     return ImageSet(ImageFiles(paths), labels, tuple(found.classes), folder.name, any_channels=True)
+
+
+def _check_no_parts(folder: Path, classes: Sequence[str]) -> None:
+    """Refuse parts of a data set where classes are expected: they would be learned instead.
+
+    A class may well be called train; what holds folders is no class.
+    """
+    names = {"training", *chain(*PART_FOLDERS.values())}
+    parts = [name for name in classes if name.lower() in names and any(_folders_in(folder / name))]
+    if parts:
+        known = " or ".join(PART_FOLDERS["test"])
+        raise InputError(
+            f"{folder.name} holds {', '.join(classes[:5])}, of which {', '.join(parts)} hold folders and are "
+            f"no classes; expected class folders, or train beside {known}, each with class folders in it"
+        )
+
+
+def _folders_in(folder: Path) -> Iterator[Path]:
+    return (child for child in folder.iterdir() if child.is_dir())
 
 
 def _has_part_folders(folder: Path) -> bool:

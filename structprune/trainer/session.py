@@ -116,9 +116,10 @@ class Session:
 
     def latest_epoch(self) -> int | None:
         """Return the epoch of an early cut whose detector doesn't fire; None leaves it to the schedule."""
-        # Mask distance compares the masks of several epochs and says nothing before it has them.
+        # Mask distance compares the masks of several epochs and says nothing before it has them; where that
+        # would leave less than half of the training for the pruned network, the cut doesn't wait for it.
         memory = getattr(self.detector(), "memory", 0)
-        if self.latest is not None or memory >= self.epochs:
+        if self.latest is not None or memory > self.epochs // 2:
             return self.latest
         return max(memory, self.epochs // 4) if memory else None
 

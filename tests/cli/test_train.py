@@ -77,6 +77,49 @@ def test_what_it_says(small: tuple[object, ...], cli: Command, here: Path) -> No
     assert cli("report", here / "cifar_resnet20-earlycrop-s-nodes0.3").done().out
 
 
+def test_into_a_folder_of_a_folder_that_is_not_there(
+    small: tuple[object, ...], cli: Command, here: Path
+) -> None:
+    cli(*small, "--method", "random-s", "--nodes", 0.3, "--epochs", 1, "-o", "runs/first").done()
+    assert {path.name for path in (here / "runs" / "first").iterdir()} == FILES
+    assert [path.name for path in (here / "runs").iterdir()] == ["first"]
+
+
+def test_mirrored_images_are_said_to_be(small: tuple[object, ...], cli: Command) -> None:
+    told = {}
+    for option in ("--mirror", "--no-mirror"):
+        run = (*small, "--method", "dense", "--epochs", 1, option, "-o", option.strip("-"), "--json")
+        document = cli(*run).done().document
+        told[option] = any("mirrored at random" in note for note in document["notes"])
+    assert told == {"--mirror": True, "--no-mirror": False}
+
+
+def test_a_single_class_teaches_nothing(here: Path, cli: Command) -> None:
+    path = save_images(here / "one.npz", (8, 8, 3), each=40, classes=1)
+    refused = cli("train", "--task", path, "--arch", "structprune:mlp", "--method", "dense")
+    refused.refused(1, "a single class")
+
+
+def test_a_training_that_is_interrupted_says_how_to_go_on(small: tuple[object, ...], here: Path) -> None:
+    command = [sys.executable, "-m", "structprune", *map(str, small)]
+    command += ["--method", "dense", "--epochs", "1000", "-o", "long"]
+    with subprocess.Popen(
+        command, cwd=here, env=environment(), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:  # fmt: skip
+        try:
+            assert child.stderr is not None
+            next(line for line in child.stderr if "epoch 2 of 1000" in line)
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=60)
+        finally:
+            child.kill()
+    assert child.returncode == 130
+    assert "interrupted; long.training.pt holds what was trained; the same with --resume goes on" in err
+    assert (here / "long.training.pt").exists()
+    assert not (here / "long").exists()
+
+
 def test_the_same_seed_gives_the_same_network(small: tuple[object, ...], cli: Command, here: Path) -> None:
     run = (*small, "--method", "crop-s", "--nodes", 0.3, "--epochs", 1)
     for name in ("one", "two"):

@@ -137,12 +137,27 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     assert batch[1].tolist() == [1, 0]
 
 
-def test_a_folder_with_a_training_and_a_test_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
+def test_a_folder_with_a_training_and_a_test_folder(name: str, tmp_path: Path) -> None:
     pictures(tmp_path / "train", [(8, 8), (8, 8)])
-    pictures(tmp_path / "val", [(8, 8)])
+    pictures(tmp_path / name, [(8, 8)])
     assert has_test_split(tmp_path)
     assert [len(read_images(tmp_path, split=split)) for split in ("train", "test")] == [4, 2]
     assert read_images(tmp_path).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("names", [("train",), ("Training", "holdout"), ("test", "val")])
+def test_parts_of_a_data_set_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        pictures(tmp_path / name, [(8, 8)])
+    with pytest.raises(InputError, match=rf"{names[0]}.* no classes; expected class folders"):
+        read_images(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    pictures(tmp_path, [(8, 8)])
+    (tmp_path / "dog").rename(tmp_path / "train")
+    assert read_images(tmp_path).classes == ("cat", "train")
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from structprune.samples import random_samples
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "0.95": (0.95, LEAST_WIDTH),
+    "0.95, half widths": (0.95, 0.5),
     "0.95, any width": (0.95, 0.0),
     "0.9": (0.9, 0.0),
     "0.8": (0.8, 0.0),

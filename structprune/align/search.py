@@ -24,7 +24,7 @@ TRIED = 8
 DEAREST = 7
 """Powers of two that the price of score goes through, until enough of it stays."""
 
-SHARPER = 3
+SHARPER = 6
 _CLEAR = 1e-9
 
 
@@ -76,7 +76,11 @@ def search(problem: Problem, start: Choice, bounds: Bounds) -> Choice:
             best, factor = _better(problem, best, found), middle
         else:
             failed = middle
-    return _exchanged(problem, best, bounds, _price(problem, best), strict=True)
+    # What a price leaves of the bounds on score, exchanges may use up: those of a lower price, then its own.
+    for part in (failed, 1.0):
+        found = _exchanged(problem, best, bounds, part * _price(problem, best), strict=True)
+        best = _better(problem, best, found)
+    return best
 
 
 def _refined(problem: Problem, start: Choice, best: Choice, bounds: Bounds, factor: float) -> Choice:

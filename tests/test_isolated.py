@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -25,6 +27,7 @@ from structprune.errors import InputError
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
 
 ROOM = Limits(seconds=30, bytes=1 << 30)
+MODULE = sys.modules[isolated.__module__]
 
 
 class Net(nn.Module):
@@ -180,3 +183,38 @@ def test_without_a_process_of_its_own_it_works_here(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     assert isolated(os.getpid, ROOM, "looking") == os.getpid()
     assert len(channel_groups(Net(torch.relu), torch.randn(2, 3, 8, 8))) == 1
+
+
+@pytest.mark.parametrize("stuck", [1, 2])
+def test_a_copy_that_is_stuck_is_made_once_more(
+    stuck: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process is that was copied while another thread held a lock."""
+    monkeypatch.setattr(MODULE, "STALLED", 1.0)
+
+    def work() -> str:
+        copies = len(list(tmp_path.iterdir()))
+        (tmp_path / str(copies)).touch()
+        if copies < stuck:
+            threading.Event().wait()
+        return "done"
+
+    if stuck == 1:
+        assert isolated(work, Limits(60, 1 << 30), "waiting") == "done"
+    else:
+        with pytest.raises(InputError, match="waiting is not done after 4 s"):
+            isolated(work, Limits(4, 1 << 30), "waiting")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_computes_is_not_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "STALLED", 1.0)
+
+    def work() -> int:
+        (tmp_path / str(len(list(tmp_path.iterdir())))).touch()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            pass
+        return len(list(tmp_path.iterdir()))
+
+    assert isolated(work, Limits(60, 1 << 30), "computing") == 1

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,9 @@ import torch
 from structprune.errors import InputError, StructpruneError
 
 T = TypeVar("T")
+
+STALLED = 10.0
+"""Seconds without any processor time after which a process is taken for stuck, and copied once more."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +67,67 @@ def isolated(work: Callable[[], T], limits: Limits, doing: str) -> T:
         >>> isolated(lambda: 6 * 7, Limits(seconds=60, bytes=1 << 30), "multiplying")
         42
     """
-    started = _started(work, limits, doing) if _forks() else None
-    if started is None:
+    answer = _answer(work, limits, doing, may_stall=False) if _forks() else None
+    if answer is None:
         return _here(work, limits, doing)
+    error, outcome = answer
+    if error is not None:
+        raise error from RuntimeError(outcome)
+    found: T = outcome
+    return found
+
+
+def _answer(work: Callable[[], Any], limits: Limits, doing: str, may_stall: bool) -> tuple[Any, Any] | None:
+    """Return what the process says, an error or an outcome; None where there can be no process.
+
+    Args:
+        work: what it does.
+        limits: what it may take.
+        doing: what it does, for messages.
+        may_stall: whether it may do nothing for as long as it wants. Copied while another thread held a lock
+            it waits for that lock for ever; another copy, of another moment, most likely doesn't.
+    """
+    started = _started(work, limits, doing)
+    if started is None:
+        return None
     child, answers = started
     try:
-        if not answers.poll(limits.seconds):
-            raise InputError(f"{doing} is not done after {limits.seconds:g} s{_beside_threads()}")
-        error, outcome = answers.recv()
+        stalled = not may_stall and _stalls(child, answers, limits.seconds)
+        if not stalled:
+            if not answers.poll(limits.seconds if may_stall else 0):
+                raise InputError(f"{doing} is not done after {limits.seconds:g} s{_beside_threads()}")
+            found: tuple[Any, Any] = answers.recv()
+            return found
     except (EOFError, OSError):
         child.join()
         raise InputError(f"{doing} ended its process ({_ending(child.exitcode)})") from None
     finally:
         answers.close()
         _end(child)
-    if error is not None:
-        raise error from RuntimeError(outcome)
-    found: T = outcome
-    return found
+    return _answer(work, limits, doing, may_stall=True)
+
+
+def _stalls(child: ForkProcess, answers: Connection, seconds: float) -> bool:
+    """Wait for an answer or the end of the time; tell whether the process stopped computing before either."""
+    start = since = time.monotonic()
+    used = -1
+    while (left := start + seconds - time.monotonic()) > 0:
+        if answers.poll(min(left, 1.0)):
+            return False
+        now = _ticks(child)
+        if now != used:
+            used, since = now, time.monotonic()
+        elif time.monotonic() - since >= STALLED:
+            return True
+    return False
+
+
+def _ticks(child: ForkProcess) -> int:
+    """Return how much processor time a process has had, in the system's ticks."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{child.pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    return 0
 
 
 def _here(work: Callable[[], T], limits: Limits, doing: str) -> T:

@@ -89,7 +89,9 @@ def test_the_same_seed_gives_the_same_bits(cli: Command, here: Path) -> None:
 
 @pytest.mark.parametrize("nodes", [0.5, 0.75])
 def test_aligned_widths(nodes: float, cli: Command) -> None:
-    document = cli("compress", "structprune:mlp", "--nodes", nodes, "--align", 16, *QUICK, "--json").document
+    document = (
+        cli("compress", "structprune:mlp", "--nodes", nodes, "--align", 16, *QUICK, "--json").done().document
+    )
     hidden = [after for layer, (_, after) in document["widths"].items() if layer != "5"]
     assert [width % 16 for width in hidden] == [0, 0]
     assert sum(hidden) == 256 * (1 - nodes)

@@ -56,8 +56,13 @@ def compress(
     std: o.Std = None,
     finetune: Annotated[int, typer.Option(metavar="EPOCHS", help="Epochs on --data after the cut.")] = 0,
     distill: Annotated[
-        bool, o.flag("--distill", help="Let the dense network teach while fine-tuning, beside the labels.")
-    ] = False,
+        bool | None,
+        o.flag(
+            "--distill/--no-distill",
+            help="Let the dense network teach while fine-tuning, beside the labels. Default: where it is "
+            "trained and right on half of the scoring images.",
+        ),
+    ] = None,
     mirror: o.Mirror = None,
     correct: o.Correct = None,
     batch_size: o.BatchSize = 128,
@@ -114,6 +119,7 @@ def compress(
     shell.print_line(f"Written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
-def _refuse_untaught(distill: bool, epochs: int) -> None:
-    if distill and not epochs:
-        raise UsageError("--distill says how to fine-tune; say for how many epochs: --finetune 5")
+def _refuse_untaught(distill: bool | None, epochs: int) -> None:
+    if distill is not None and not epochs:
+        name = "--distill" if distill else "--no-distill"
+        raise UsageError(f"{name} says how to fine-tune; say for how many epochs: --finetune 5")

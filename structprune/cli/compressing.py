@@ -11,6 +11,7 @@ from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
 from structprune.cli.mending import correction_of
 from structprune.cli.profiling import profile_of
+from structprune.cli.teaching import teacher_of
 from structprune.cli.tools import toolbox
 from structprune.device_profile import DeviceProfile
 from structprune.limits import beside_nodes, nodes_asked
@@ -34,7 +35,7 @@ def run(asked: Asked, say: Say) -> tuple[Report, Path]:
 def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: Say) -> Request:
     network, images = found.network, found.images
     epochs, seed = asked["finetune"], asked["seed"]
-    teacher = network.model if asked["distill"] else None
+    teacher, about_teacher = teacher_of(asked, found)
     limits = asked["limits"]
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     if images and epochs:
@@ -52,7 +53,7 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: 
         finetune=inputs.finetuner(images, epochs, seed, say, teacher) if images and epochs else None,
         export=asked["export"],
         measure=asked["measure"],
-        notes=(*network.notes, *about_data),
+        notes=(*network.notes, *about_data, *about_teacher),
         scope=scope_of(asked),
         correction=correction_of(asked, found),
         limits=beside_nodes(limits),

@@ -134,26 +134,67 @@ def test_an_untrained_network_is_mended_where_that_is_asked(learner: Path, cli: 
     )
 
 
-def test_the_dense_network_teaches(learner: Path, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    teachers: list[Any] = []
+@pytest.fixture
+def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Whoever taught while something was fine-tuned, in its order."""
+    noted: list[Any] = []
     whole = inputs.finetune  # type: ignore[attr-defined]
 
-    def noted(model: Any, *given: Any, **options: Any) -> None:
-        teachers.append(options["teacher"])
+    def finetuned(model: Any, *given: Any, **options: Any) -> None:
+        noted.append(options["teacher"])
         whole(model, *given, **options)
 
-    monkeypatch.setattr(inputs, "finetune", noted)
-    run = (*DIGITS, "--finetune", 1, "--distill", "-o", "out", "--json")
-    accuracy = cli(*run).done().document["accuracy"]
+    monkeypatch.setattr(inputs, "finetune", finetuned)
+    return noted
+
+
+TUNED = (*DIGITS, "--finetune", 1, "-o", "out", "--json")
+
+
+def about_teacher(document: Any) -> list[str]:
+    """The notes of a report that are about the dense network as a teacher."""
+    return [note for note in document["notes"] if "dense network" in note and "distill" in note]
+
+
+def test_a_trained_network_teaches_its_cut_copy(learner: Path, cli: Command, teachers: list[Any]) -> None:
+    document = cli(*TUNED).done().document
     (teacher,) = teachers
     assert teacher[0].out_channels == 16
-    assert accuracy["finetuned"] > accuracy["cut"]
+    assert document["accuracy"]["finetuned"] > document["accuracy"]["cut"]
+    (note,) = about_teacher(document)
+    assert note.startswith("the dense network teaches while fine-tuning: it is right on 9")
+    assert note.endswith("% of the scoring images; --no-distill says otherwise")
+
+
+def test_labels_alone_teach_where_that_is_asked(learner: Path, cli: Command, teachers: list[Any]) -> None:
+    document = cli(*TUNED, "--no-distill").done().document
+    assert (teachers, about_teacher(document)) == ([None], [])
+
+
+def test_an_untrained_network_teaches_only_where_that_is_asked(
+    learner: Path, cli: Command, teachers: list[Any]
+) -> None:
+    assert about_teacher(cli(*TUNED, "--untrained").done().document) == []
+    cli(*TUNED, "--untrained", "--distill", "--force").done()
+    assert teachers[0] is None
+    assert teachers[1][0].out_channels == 16
+
+
+def test_a_network_that_is_wrong_on_the_images_does_not_teach(
+    learner: Path, cli: Command, teachers: list[Any], weights: dict[str, torch.Tensor]
+) -> None:
+    others = {name: x.roll(1, 0) if name.startswith("7.") else x for name, x in weights.items()}
+    torch.save(others, learner / "learner.pt")
+    (note,) = about_teacher(cli(*TUNED).done().document)
+    assert note.startswith("the dense network doesn't teach: it is right on ")
+    assert teachers == [None]
 
 
 def test_misuse(learner: Path, cli: Command) -> None:
     cli(*CUT, "--correct", "least-squares").refused(2, "--correct least-squares needs --data")
     cli(*DIGITS, "--correct", "magic").refused(2, "--correct magic", "least-squares, batch-norm or none")
     cli(*DIGITS, "--distill").refused(2, "--distill", "--finetune")
+    cli(*DIGITS, "--no-distill").refused(2, "--no-distill", "--finetune")
 
 
 LIMITED = ("compress", "learner.pt", "--arch", "learner:network", "--input-size", 3, 8, 8, "--params", 0.6)

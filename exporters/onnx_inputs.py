@@ -13,19 +13,40 @@ from exporters.providers import open_session
 from structprune.errors import InputError
 
 EXAMPLES = 3
+IMAGE = 3
+"""Sizes of an image: channels, height, width."""
 FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 WHOLE = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32, "tensor(bool)": torch.bool}
 
 Size = tuple[int | None, ...]
 
 
-def input_size(path: Path) -> Size:
-    """Return the size of one of a file's first inputs, without the batch; None where the file leaves it open.
+def check_inputs(path: Path, given: Sequence[Tensor]) -> None:
+    """Refuse inputs that a file does not take.
+
+    Args:
+        path: the ONNX file.
+        given: one tensor an input, of shape [B, ...].
 
     Raises:
-        InputError: the file can't be opened or has no inputs.
+        InputError: the file can't be opened, has no inputs, or takes others.
     """
-    return _size(_entries(path)[0])
+    entries = _entries(path)
+    wanted = [_size(entry) for entry in entries]
+    sizes = [tuple(x.shape[1:]) for x in given]
+    if len(sizes) != len(wanted) or not all(map(_fits, sizes, wanted)):
+        raise InputError(f"{path.name} takes inputs of sizes {_listed(wanted)}; got {_listed(sizes)}")
+    for entry, x in zip(entries, given, strict=True):
+        if (entry.type in FLOATS) != x.is_floating_point():
+            raise InputError(f"{path.name} takes {entry.type} as {entry.name!r}; got {x.dtype}")
+
+
+def _fits(size: Size, wanted: Size) -> bool:
+    return len(size) == len(wanted) and all(n is None or m == n for m, n in zip(size, wanted, strict=True))
+
+
+def _listed(sizes: Sequence[Size]) -> str:
+    return " and ".join(str(size).replace("None", "any") for size in sizes)
 
 
 def random_inputs(path: Path, size: Sequence[int] | None = None, seed: int = 0) -> tuple[Tensor, ...]:
@@ -63,7 +84,8 @@ def _drawn(path: Path, entry: Any, size: Sequence[int] | None, generator: torch.
         own = tuple(size)
     if None in own:
         raise InputError(
-            f"{path.name} leaves the size of {entry.name!r} open: {own}; give --input-size C H W"
+            f"{path.name} leaves the size of {entry.name!r} open: {_listed([own])}; give "
+            f"{'--input-size C H W' if len(own) == IMAGE else '--input FILE with what it takes'}"
         )
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else EXAMPLES
     shape = (batch, *(length or 0 for length in own))

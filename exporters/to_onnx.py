@@ -75,7 +75,8 @@ def to_onnx(
         model: the network; its modes are as before afterwards.
         example: its positional inputs, each of shape [B, ...]; any B >= 1.
         path: where the file goes; an existing file is replaced in one step.
-        opset: version of the operator set; the exporter's own default where None.
+        opset: version of the operator set, which the file has or nothing is written; the exporter's own
+            default where None.
         exporter: ``"auto"`` tries one after the other and says why one was given up.
 
     Returns:
@@ -197,12 +198,16 @@ def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> in
     try:
         with quiet(), evaluating(job.model):
             export(job, draft)
-        return _tidy(draft, job)
+        written = _tidy(draft, job)
     except (_ExportError, OSError):
         raise
     # The exporters raise whatever the network, the tracer or the checker raises.
     except Exception as error:
         raise _ExportError(_plain(error)) from error
+    if job.opset not in (None, written):
+        # dynamo writes its own opset where it can't translate it.
+        raise _ExportError(f"it wrote opset {written} where {job.opset} was asked for")
+    return written
 
 
 def _plain(error: Exception) -> str:

@@ -296,9 +296,17 @@ def _limits(nodes: float | None, limits: Mapping[str, str | float]) -> tuple[Lim
 
 
 def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    tensors = (example,) if isinstance(example, Tensor) else tuple(example)
+    tensors = (example,) if isinstance(example, Tensor) else example
+    if not isinstance(tensors, Sequence) or not all(isinstance(x, Tensor) for x in tensors):
+        raise UsageError(f"example_input is {_kinds(example)}; expected a tensor, or several in a tuple")
     # What was made in inference mode can't be differentiated through; its clone can.
     return tuple(x.clone() if x.is_inference() else x for x in tensors)
+
+
+def _kinds(example: object) -> str:
+    kind = type(example).__name__
+    inside = [type(x).__name__ for x in example] if isinstance(example, list | tuple) else []
+    return f"a {kind} of {', '.join(inside)}" if inside else f"a {kind}"
 
 
 def _profile(
@@ -308,7 +316,7 @@ def _profile(
     from exporters.profiling.cache import own_profile
 
     if align != "auto":
-        if isinstance(align, str) or given is not None:
+        if not isinstance(align, int) or given is not None:
             raise UsageError(f"align={align!r}: expected a number, or 'auto', which alone takes a profile")
         return None
     if isinstance(given, DeviceProfile):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -304,17 +303,24 @@ def judged(judge: Judge, model: nn.Module) -> float:
     """Return the accuracy of a network in evaluation mode.
 
     Raises:
-        InputError: it is not finite.
+        InputError: it is not between 0 and 1.
     """
     with evaluating(model):
         accuracy = float(judge.evaluate(model))
-    if not math.isfinite(accuracy):
-        raise InputError(f"evaluate gave {accuracy}; expected a finite accuracy")
+    if not 0 <= accuracy <= 1:
+        raise InputError(f"evaluate gave {accuracy}; expected an accuracy from 0 to 1")
     return accuracy
 
 
-def check_finite(model: nn.Module) -> None:
+def check_finite(
+    model: nn.Module, cause: str = "", advice: str = "give a network with finite weights"
+) -> None:
     """Refuse a network without parameters, or with NaN or infinite ones.
+
+    Args:
+        model: the network.
+        cause: what made it so, in words that lead to a parameter's name.
+        advice: what to do.
 
     Raises:
         InputError: naming the first.
@@ -323,7 +329,9 @@ def check_finite(model: nn.Module) -> None:
         raise InputError("the network has no parameters, so there is nothing to cut")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{name} holds NaN or infinite values; give a network with finite weights")
+            raise InputError(
+                f"{cause or name} {f'{name} with' if cause else 'holds'} NaN or infinite values; {advice}"
+            )
 
 
 def proof_inputs(samples: Samples, seed: int) -> tuple[Tensor, ...]:

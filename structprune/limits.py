@@ -47,7 +47,10 @@ class Quantity:
     measured: bool = False
 
 
-_COUNTED = Quantity("", _COUNTS, True, f"{_REMOVED}, or an amount with its unit: 2M (2 million may be left)")
+LEAST_COUNT = 1000
+"""From here on a bare number is how many may be left; a smaller one is likelier a slip for a percentage."""
+
+_COUNTED = Quantity("", _COUNTS, True, f"{_REMOVED}, or an amount: 2M or 6000 (may be left)")
 
 QUANTITIES: Mapping[str, Quantity] = {
     "nodes": Quantity("", {}, True, "a fraction from 0 to below 1; 0.89 removes 89 %"),
@@ -140,6 +143,8 @@ def _limit(name: str, quantity: Quantity, number: float, unit: str, written: str
     if unit in quantity.scales:
         fits = 0 < number < math.inf
         return Limit(name, "left", number * quantity.scales[unit], written) if fits else None
+    if quantity is _COUNTED and not unit and number >= LEAST_COUNT and number.is_integer():
+        return Limit(name, "left", number, written)
     fraction = number / 100 if unit == "%" else number
     fits = quantity.removable and unit in ("", "%") and 0 <= fraction < 1
     return Limit(name, "removed", fraction, f"{fraction:g}") if fits else None

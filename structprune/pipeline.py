@@ -223,6 +223,7 @@ def _judged_after_finetuning(run: Run, raw: nn.Module, small: nn.Module) -> Accu
         with run.clock.step("finetune", "fine-tuning"):
             request.finetune(small)
             small.eval()
+            check_finite(small, "fine-tuning left", "try a lower learning rate")
     if judge is None:
         return None
     finetuned = judged(judge, small) if request.finetune is not None else None

@@ -384,7 +384,10 @@ def require(proofs: Sequence[Proof]) -> None:
 
 def _failure(proof: Proof) -> str:
     if proof.spread is not None and proof.spread <= LEAST_SPREAD:
-        why = f"the outputs vary by {proof.spread:.1e} of their size, too little to compare"
+        why = (
+            f"the outputs vary by {proof.spread:.1e} of their size, too little to compare (inputs that are "
+            "all alike make them so: give varied ones as the example, or data)"
+        )
     else:
         figures = [f"error {proof.error:.1e} (allowed {proof.tolerance})"]
         if proof.error_of_spread is not None:

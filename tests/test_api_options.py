@@ -16,6 +16,7 @@ import structprune
 from structprune import Compressed
 from structprune.errors import (
     InputError,
+    ProofFailedError,
     TargetUnreachableError,
     UnsafeCheckpointError,
     UsageError,
@@ -142,6 +143,39 @@ def test_fine_tuning_is_given_the_shrunk_network() -> None:
     assert [id(net) for net in given] == [id(result.model)]
     assert result.report.accuracy is not None
     assert result.report.accuracy.finetuned == 0.5
+
+
+def test_fine_tuning_that_diverges_is_said_to_have() -> None:
+    def diverge(net: nn.Module) -> None:
+        with torch.no_grad():
+            net.get_parameter("head.bias").fill_(torch.nan)
+
+    with pytest.raises(InputError, match=r"fine-tuning left head\.bias with NaN .*lower learning rate"):
+        compressed(finetune=diverge)
+
+
+def test_an_accuracy_in_per_cent_is_refused() -> None:
+    with pytest.raises(InputError, match=r"evaluate gave 87\.0; expected an accuracy from 0 to 1"):
+        compressed(evaluate=lambda _: 87.0)
+
+
+@pytest.mark.parametrize("given", [None, "image", 3, [1, 2], (torch.zeros(1, 5), None)], ids=str)
+def test_example_inputs_that_are_none(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"example_input is a .*; expected a tensor, or several in a tuple"):
+        structprune.compress(local_mlp(), given, 0.4)
+
+
+@pytest.mark.parametrize("align", [2.5, "x", None])
+def test_an_alignment_that_is_no_number_of_channels(align: Any) -> None:
+    with pytest.raises(UsageError, match="expected a number, or 'auto'"):
+        compressed(align=align)
+
+
+def test_example_inputs_that_are_all_alike_are_named_as_the_cause() -> None:
+    torch.manual_seed(0)
+    reader = nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(56, 16), nn.ReLU(), nn.Linear(16, 3))
+    with pytest.raises(ProofFailedError, match="inputs that are all alike make them so: give varied ones"):
+        structprune.compress(reader, torch.zeros(1, 7, dtype=torch.long), 0.5, score="magnitude")
 
 
 def test_the_seed_is_all_that_is_random() -> None:

@@ -19,6 +19,8 @@ READ: dict[tuple[str, str | float], tuple[str, float, str]] = {
     ("params", "90%"): ("removed", 0.9, "0.9"),
     ("params", 0.9): ("removed", 0.9, "0.9"),
     ("params", "2M"): ("left", 2e6, "2M"),
+    ("params", 6000): ("left", 6000.0, "6000"),
+    ("flops", "1000"): ("left", 1000.0, "1000"),
     ("weights", "1.5 m"): ("left", 1.5e6, "1.5m"),
     ("flops", "300M"): ("left", 3e8, "300M"),
     ("flops", "1e3k"): ("left", 1e6, "1e3k"),
@@ -37,7 +39,7 @@ READ: dict[tuple[str, str | float], tuple[str, float, str]] = {
 
 
 NEVER = ("", "abc", "nan", "-1", "-50%", "1e999", "0x10", "5 %%")
-NO_COUNT = ("1", "3", "100%", "0M", "5MB")
+NO_COUNT = ("1", "3", "999", "1000.5", "100%", "0M", "5MB")
 
 
 @pytest.mark.parametrize("asked", READ, ids=str)

@@ -35,6 +35,9 @@ def _at_least(least: int, what: str = "") -> Rule:
 FRACTION = "a fraction from 0 to below 1"
 POSITIVE = Rule(lambda value: 0 < value < math.inf, "a number above 0")
 
+OPSETS = (7, 23)
+"""The oldest and the newest version of ONNX's operator set that PyTorch writes."""
+
 RUNTIMES = ("torch", "torch-compile", "onnxruntime")
 
 
@@ -65,7 +68,7 @@ RULES: Mapping[str, Rule] = {
     "input_size": Rule(lambda sizes: min(sizes) >= 1, "three sizes of 1 or more"),
     "measure_batch": Rule(lambda sizes: min(sizes) >= 1, "1 or more"),
     "mini_batch": _at_least(2),
-    "opset": _at_least(1),
+    "opset": Rule(lambda value: OPSETS[0] <= value <= OPSETS[1], "{} to {}".format(*OPSETS)),
     "points": _at_least(2),
     "rtol": POSITIVE,
     "samples": _at_least(4, ", since as many are compared"),

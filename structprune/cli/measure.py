@@ -25,6 +25,7 @@ def measure(
     trust_pickle: o.TrustPickle = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
+    input: o.Input = None,
     runtime: o.Runtimes = ["torch", "onnxruntime"],  # noqa: B006  typer copies it
     measure_batch: o.Batches = [1, 8, 32],  # noqa: B006
     threads: o.ThreadCounts = [1],  # noqa: B006

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from exporters.layer_time import LayerTime, not_faster
 from exporters.measure import Measured, Setting, measure_many
 from exporters.networks import Network
-from exporters.onnx_inputs import input_size, random_inputs
+from exporters.onnx_inputs import check_inputs, random_inputs
 from exporters.to_onnx import to_onnx
 from structprune.cli.gathering import Asked, Say, read, stem
+from structprune.cli.inputs import read_inputs
 from structprune.device_profile import check_measuring, read_profile, this_machine
 from structprune.errors import UsageError
 from structprune.render import Table
@@ -32,13 +33,11 @@ class _Found:
     Attributes:
         model: the module, or None for an ONNX file.
         path: the ONNX file, or None for a module.
-        size: of one input; None in it where a file leaves it open.
-        example: inputs.
+        example: inputs that it takes.
     """
 
     model: nn.Module | None
     path: Path | None
-    size: tuple[int | None, ...]
     example: tuple[Tensor, ...]
 
 
@@ -47,8 +46,10 @@ def run(asked: Asked, say: Say) -> tuple[list[str], Sequence[Measured]]:
     if asked["profile"] is not None:
         check_measuring(read_profile(asked["profile"]), this_machine(asked["device"]))
     found = [_found(asked, spec, say) for spec in asked["networks"]]
-    _check_sizes(found)
-    # A module says what it takes; a file may leave it open.
+    _check_alike(found)
+    if all(network.model is None for network in found) and "onnxruntime" not in asked["runtime"]:
+        raise UsageError(f"--runtime {' '.join(asked['runtime'])}: .onnx files run in onnxruntime alone")
+    # A file may want another precision, and is fed in it.
     example = next((network.example for network in found if network.model is not None), found[0].example)
     names = names_of(asked["networks"])
     setting = Setting(
@@ -85,25 +86,30 @@ def names_of(specs: Sequence[str]) -> list[str]:
 def _found(asked: Asked, spec: str, say: Say) -> _Found:
     path = Path(spec)
     if path.suffix == ONNX:
-        example = random_inputs(path, asked["input_size"], asked["seed"])
-        return _Found(None, path, input_size(path), example)
+        if asked["input"] is None:
+            return _Found(None, path, random_inputs(path, asked["input_size"], asked["seed"]))
+        given = read_inputs(asked["input"])
+        check_inputs(path, given)
+        return _Found(None, path, given)
     # --arch is of weights, and names beside them need none.
     arch = asked["arch"] if path.exists() else None
     network = read({**asked, "network": spec, "arch": arch}, say)
-    return _Found(network.model, None, network.size, network.example)
+    return _Found(network.model, None, network.example)
 
 
-def _check_sizes(found: Sequence[_Found]) -> None:
-    first = found[0].size
-    if any(len(network.size) != len(first) or _apart(network.size, first) for network in found):
-        sizes = sorted({str(network.size) for network in found})
+def _check_alike(found: Sequence[_Found]) -> None:
+    taken = list(dict.fromkeys(_taken(network.example) for network in found))
+    if len(taken) > 1:
         raise UsageError(
-            f"networks with inputs of sizes {', '.join(sizes)} can't be compared; give --input-size"
+            f"networks that take {', '.join(taken)} can't be compared; give --input-size, or --input with "
+            "what all of them take"
         )
 
 
-def _apart(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
-    return any(None not in (m, n) and m != n for m, n in zip(a, b, strict=True))
+def _taken(example: Sequence[Tensor]) -> str:
+    """Return the sizes of inputs without the batch; of numbers of any precision, or of whole numbers."""
+    kinds = ((tuple(x.shape[1:]), "" if x.is_floating_point() else " whole numbers") for x in example)
+    return " and ".join(f"{size}{kind}" for size, kind in kinds)
 
 
 def _exported(network: _Found, name: str, path: Path, say: Say) -> Network:

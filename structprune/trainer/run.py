@@ -83,10 +83,10 @@ def train(session: Session, resume: bool = False, say: Say = lambda _: None) -> 
         say: told what happens next.
 
     Raises:
-        UsageError: the session makes no sense.
+        UsageError: the session makes no sense, or the checkpoint is of another training.
         TargetUnreachableError: the target can't be met.
         ProofFailedError: a cut is not what was meant.
-        InputError: the checkpoint is of another training, or the loss is not finite.
+        InputError: the checkpoint can't be read, or the loss is not finite.
     """
     check(session)
     chosen = cutter(session)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.budget import Budget, Plan
-from structprune.errors import InputError, OutputError
+from structprune.errors import InputError, OutputError, UsageError
 from structprune.masks import Masks, masks_of
 from structprune.report import Epoch, Event, Proof
 
@@ -100,7 +100,8 @@ def read(path: Path, fingerprint: Mapping[str, Any]) -> StateDict:
     """Read a checkpoint's document; nothing in it is executed.
 
     Raises:
-        InputError: it is no checkpoint of this training.
+        InputError: it is no checkpoint.
+        UsageError: it is one of another training.
     """
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
@@ -113,7 +114,7 @@ def read(path: Path, fingerprint: Mapping[str, Any]) -> StateDict:
     differing = [key for key, value in fingerprint.items() if saved.get(key) != value]
     if differing:
         key = differing[0]
-        raise InputError(
+        raise UsageError(
             f"{path.name} is of another training: its {key} was {saved.get(key)}, now {fingerprint[key]}; "
             "give the options of that training, or another output"
         )

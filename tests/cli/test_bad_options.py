@@ -53,6 +53,8 @@ MISUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     (*HALF, "--mini-batch", "1"): ("--mini-batch 1", "2 or more"),
     (*HALF, "--batch-norm", "train"): ("--batch-norm train", "fixed or batch"),
     (*HALF, "--exporter", "tf"): ("--exporter tf", "auto, dynamo or legacy"),
+    (*HALF, "--opset", "6"): ("--opset 6", "7 to 23"),
+    (*HALF, "--opset", "24"): ("--opset 24", "7 to 23"),
     (*HALF, "--samples", "2"): ("--samples 2", "4 or more"),
     (*HALF, "--steps", "0"): ("--steps 0", "1 or more"),
     (*HALF, "--draws", "0"): ("--draws 0", "1 or more"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from exporters.to_int8 import OnnxModule
 from structprune.render import int8_line
@@ -98,6 +101,36 @@ def test_export_int8_is_calibrated_on_data_and_timed(cli: Command, here: Path) -
     shown = cli("export", *TINY, "--int8", "--measure-batch", 2, "-o", "random.int8.onnx").done().out
     assert "int8, calibrated on random inputs, which are no substitute for data: " in shown
     assert "proof onnx of the float32 file passed" in shown
+
+
+def saved_sum(path: Path, **inputs: tuple[int, list[int | str]]) -> None:
+    """Write a file that gives its inputs back, each of a type and a shape."""
+    described = [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()]
+    results = [helper.make_tensor_value_info(f"{name}_out", *each) for name, each in inputs.items()]
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in inputs]
+    graph = helper.make_graph(nodes, "given", described, results)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_a_file_that_reads_sequences_is_measured_on_given_inputs(cli: Command, here: Path) -> None:
+    saved_sum(here / "ids.onnx", x=(TensorProto.INT64, ["n", "t"]))
+    cli("measure", "ids.onnx", *SHORT).refused(1, "'x' open: (any,)", "--input FILE")
+    np.save(here / "ids.npy", np.ones((2, 7), dtype=np.int64))
+    (measured,) = (
+        cli("measure", "ids.onnx", "--input", "ids.npy", *SHORT, "--json").done().document["networks"]
+    )
+    assert "batch_time" in {row["name"] for row in measured["measurements"]}
+
+
+def test_files_of_different_inputs_are_not_compared(cli: Command, here: Path) -> None:
+    saved_sum(here / "two.onnx", a=(TensorProto.FLOAT, ["n", 8]), b=(TensorProto.FLOAT, ["n", 4]))
+    saved_sum(here / "one.onnx", a=(TensorProto.FLOAT, ["n", 8]))
+    saved_sum(here / "ids.onnx", a=(TensorProto.INT64, ["n", 8]))
+    cli("measure", "two.onnx", "one.onnx", *SHORT).refused(2, "(8,) and (4,)", "can't be compared")
+    cli("measure", "one.onnx", "ids.onnx", *SHORT).refused(2, "(8,), (8,) whole numbers")
+    cli("measure", "one.onnx", "--runtime", "torch", *SHORT).refused(
+        2, "--runtime torch", "onnxruntime alone"
+    )
 
 
 @pytest.mark.parametrize(

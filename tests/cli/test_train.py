@@ -143,6 +143,8 @@ def test_a_training_that_was_killed_goes_on(small: tuple[object, ...], here: Pat
     assert not (here / "cut off").exists()
     refused = _run([*command, "-o", "cut off"], here)
     refused.refused(2, "--resume goes on")
+    other = _run([*command, "-o", "cut off", "--resume", "--seed", "4"], here)
+    other.refused(2, "cut off.training.pt is of another training: its seed was 0, now 4")
     resumed = _run([*command, "-o", "cut off", "--resume"], here)
     assert resumed.code == 0, resumed.err
     assert "going on after epoch" in resumed.err

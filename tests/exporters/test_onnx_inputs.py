@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from exporters.onnx_inputs import EXAMPLES, input_size, random_inputs
+from exporters.onnx_inputs import EXAMPLES, check_inputs, random_inputs
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError
 
@@ -23,7 +23,6 @@ def written(path: Path, kind: int, shape: list[int | str]) -> Path:
 
 def test_a_file_of_ours_says_its_size_and_leaves_the_batch_open(tmp_path: Path) -> None:
     path = to_onnx(nn.Conv2d(3, 4, 3), (torch.ones(1, 3, 6, 7),), tmp_path / "model.onnx").path
-    assert input_size(path) == (3, 6, 7)
     (x,) = random_inputs(path, seed=1)
     assert x.shape == (EXAMPLES, 3, 6, 7)
     assert torch.equal(x, random_inputs(path, seed=1)[0])
@@ -32,10 +31,30 @@ def test_a_file_of_ours_says_its_size_and_leaves_the_batch_open(tmp_path: Path) 
 
 def test_a_size_that_is_open_must_be_given(tmp_path: Path) -> None:
     path = written(tmp_path / "open.onnx", TensorProto.FLOAT, ["batch", 3, "height", "width"])
-    assert input_size(path) == (3, None, None)
     assert random_inputs(path, (3, 5, 4))[0].shape == (EXAMPLES, 3, 5, 4)
     with pytest.raises(InputError, match=r"open\.onnx leaves the size of 'x' open.*--input-size"):
         random_inputs(path)
+    with pytest.raises(InputError, match=r"'x' open: \(any,\); give --input FILE"):
+        random_inputs(written(tmp_path / "ids.onnx", TensorProto.INT64, ["batch", "length"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((), r"takes inputs of sizes \(3, any, 4\); got "),
+        ((torch.ones(2, 3, 4, 4),) * 2, r"got \(3, 4, 4\) and \(3, 4, 4\)"),
+        ((torch.ones(2, 3, 4, 5),), r"got \(3, 4, 5\)"),
+        ((torch.ones(2, 3),), r"got \(3,\)"),
+        ((torch.ones(2, 3, 4, 4, dtype=torch.int64),), r"takes tensor\(float\) as 'x'; got torch.int64"),
+    ],
+)
+def test_inputs_that_a_file_does_not_take(
+    tmp_path: Path, given: tuple[torch.Tensor, ...], words: str
+) -> None:
+    path = written(tmp_path / "open.onnx", TensorProto.FLOAT, ["batch", 3, "height", 4])
+    check_inputs(path, (torch.ones(2, 3, 9, 4),))
+    with pytest.raises(InputError, match=words):
+        check_inputs(path, given)
 
 
 def test_whole_numbers_are_drawn_where_they_are_asked_for_and_a_fixed_batch_is_kept(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -180,6 +181,19 @@ def test_a_disk_that_runs_full_leaves_nothing(tmp_path: Path, exporter: Exporter
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [3, 99])
+def test_an_opset_that_is_not_to_be_had_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], opset: int
+) -> None:
+    """The tracer prints its graph from C++ before it raises; that must not land in a JSON document."""
+    os.write(1, b"before\n")
+    with pytest.raises(InputError, match=rf"can't be exported to ONNX \(legacy: .*opset.*{opset}.*dynamo: "):
+        to_onnx(TinyConvBN(), IMAGES, tmp_path / "model.onnx", opset=opset)
+    assert not list(tmp_path.iterdir())
+    os.write(1, b"after\n")
+    assert capfd.readouterr() == ("before\nafter\n", "")
 
 
 @pytest.mark.parametrize("exporter", ["auto", "dynamo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from exporters.to_onnx import to_onnx
 from structprune import channel_groups
 from structprune.channels import trace
 from structprune.channels.isolated import Limits, isolated
@@ -218,3 +220,54 @@ def test_what_computes_is_not_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return len(list(tmp_path.iterdir()))
 
     assert isolated(work, Limits(60, 1 << 30), "computing") == 1
+
+
+class Left:
+    """Garbage that only the collector finds, and that says which process ended it."""
+
+    def __init__(self, said: Path, held: object = None) -> None:
+        self.me, self.said, self.held = self, said, held
+
+    def __del__(self) -> None:
+        (self.said / str(os.getpid())).touch()
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Garbage of this test stays until it is asked for."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_garbage_is_left_to_the_process_that_made_it(tmp_path: Path, uncollected: None) -> None:
+    Left(tmp_path)
+    assert isinstance(isolated(gc.collect, ROOM, "collecting"), int)
+    assert list(tmp_path.iterdir()) == []
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
+
+
+def test_a_session_that_nobody_holds_does_no_harm(tmp_path: Path, uncollected: None) -> None:
+    """Its destructor would wait for threads that a copy of this process doesn't have, or crash."""
+    import onnxruntime
+
+    path = to_onnx(nn.Linear(4, 2), (torch.ones(2, 4),), tmp_path / "model.onnx").path
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session.run(None, {session.get_inputs()[0].name: torch.ones(2, 4).numpy()})
+    Left(tmp_path, session)
+    del session
+    assert isinstance(isolated(gc.collect, ROOM, "collecting"), int)
+
+
+def test_its_own_garbage_is_collected(tmp_path: Path, uncollected: None) -> None:
+    def work() -> tuple[bool, int]:
+        Left(tmp_path)
+        gc.collect()
+        return gc.isenabled(), len(list(tmp_path.iterdir()))
+
+    assert isolated(work, ROOM, "collecting") == (True, 1)
+    assert not gc.isenabled()

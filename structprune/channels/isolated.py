@@ -6,6 +6,7 @@ these can be caught where it runs.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -14,8 +15,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -151,7 +152,7 @@ def _started(work: Callable[[], Any], limits: Limits, doing: str) -> tuple[ForkP
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_do, args=(work, limits, doing, ours, theirs))
     try:
-        with _STARTING, warnings.catch_warnings():
+        with _STARTING, _uncollected(), warnings.catch_warnings():
             # Python 3.12 warns of locks that other threads hold; our own part takes none of them.
             warnings.simplefilter("ignore", DeprecationWarning)
             child.start()
@@ -161,6 +162,18 @@ def _started(work: Callable[[], Any], limits: Limits, doing: str) -> tuple[ForkP
     finally:
         theirs.close()
     return child, ours
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold the garbage collector back."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _STARTING = threading.Lock()
@@ -190,6 +203,7 @@ def _do(
     work: Callable[[], Any], limits: Limits, doing: str, end_of_parent: Connection, out: Connection
 ) -> None:
     try:
+        _keep_garbage()
         end_of_parent.close()
         _settle(limits)
         out.send((None, work()))
@@ -201,6 +215,16 @@ def _do(
     except BaseException as error:
         said = f"{doing} failed with {type(error).__name__}: {error}"
         out.send((InputError(said), traceback.format_exc()))
+
+
+def _keep_garbage() -> None:
+    """Never collect what the parent left: it is the parent's to end.
+
+    The destructor of a session of ONNX Runtime waits for its threads, which are not here, or crashes, and
+    that of a temporary folder removes it.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 def _settle(limits: Limits) -> None:

@@ -122,7 +122,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     train(session("dense", epochs=1, checkpoint=path))
-    with pytest.raises(InputError, match="its epochs was 1, now 2"):
+    with pytest.raises(UsageError, match="its epochs was 1, now 2"):
         train(session("dense", epochs=2, checkpoint=path), resume=True)
 
 

@@ -329,9 +329,8 @@ def check_finite(
         raise InputError("the network has no parameters, so there is nothing to cut")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(
-                f"{cause or name} {f'{name} with' if cause else 'holds'} NaN or infinite values; {advice}"
-            )
+            found = f"{cause} {name} with" if cause else f"{name} holds"
+            raise InputError(f"{found} NaN or infinite values; {advice}")
 
 
 def proof_inputs(samples: Samples, seed: int) -> tuple[Tensor, ...]:

@@ -103,7 +103,7 @@ def test_export_int8_is_calibrated_on_data_and_timed(cli: Command, here: Path) -
     assert "proof onnx of the float32 file passed" in shown
 
 
-def saved_sum(path: Path, **inputs: tuple[int, list[int | str]]) -> None:
+def save_identity(path: Path, **inputs: tuple[int, list[int | str]]) -> None:
     """Write a file that gives its inputs back, each of a type and a shape."""
     described = [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()]
     results = [helper.make_tensor_value_info(f"{name}_out", *each) for name, each in inputs.items()]
@@ -113,7 +113,7 @@ def saved_sum(path: Path, **inputs: tuple[int, list[int | str]]) -> None:
 
 
 def test_a_file_that_reads_sequences_is_measured_on_given_inputs(cli: Command, here: Path) -> None:
-    saved_sum(here / "ids.onnx", x=(TensorProto.INT64, ["n", "t"]))
+    save_identity(here / "ids.onnx", x=(TensorProto.INT64, ["n", "t"]))
     cli("measure", "ids.onnx", *SHORT).refused(1, "'x' open: (any,)", "--input FILE")
     np.save(here / "ids.npy", np.ones((2, 7), dtype=np.int64))
     (measured,) = (
@@ -123,9 +123,9 @@ def test_a_file_that_reads_sequences_is_measured_on_given_inputs(cli: Command, h
 
 
 def test_files_of_different_inputs_are_not_compared(cli: Command, here: Path) -> None:
-    saved_sum(here / "two.onnx", a=(TensorProto.FLOAT, ["n", 8]), b=(TensorProto.FLOAT, ["n", 4]))
-    saved_sum(here / "one.onnx", a=(TensorProto.FLOAT, ["n", 8]))
-    saved_sum(here / "ids.onnx", a=(TensorProto.INT64, ["n", 8]))
+    save_identity(here / "two.onnx", a=(TensorProto.FLOAT, ["n", 8]), b=(TensorProto.FLOAT, ["n", 4]))
+    save_identity(here / "one.onnx", a=(TensorProto.FLOAT, ["n", 8]))
+    save_identity(here / "ids.onnx", a=(TensorProto.INT64, ["n", 8]))
     cli("measure", "two.onnx", "one.onnx", *SHORT).refused(2, "(8,) and (4,)", "can't be compared")
     cli("measure", "one.onnx", "ids.onnx", *SHORT).refused(2, "(8,), (8,) whole numbers")
     cli("measure", "one.onnx", "--runtime", "torch", *SHORT).refused(

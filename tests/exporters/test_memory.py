@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,20 @@ def test_a_file_that_the_child_can_not_run_is_an_input_error(tmp_path: Path) -> 
         resident_set(path, {"input": np.ones((1, 4))})
 
 
+def resident(size: int) -> mmap.mmap:
+    """Memory from the system itself: what malloc hands out may have been resident before, and stay so."""
+    region = mmap.mmap(-1, size)
+    region[:: mmap.PAGESIZE] = b"1" * (size // mmap.PAGESIZE)
+    return region
+
+
 def test_a_phase_has_a_peak_of_its_own() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the system can't begin the peak of a process anew")
-    held: list[np.ndarray] = []
-    large = phase(lambda: np.ones(30_000_000))
-    small = phase(lambda: held.append(np.ones(1_000_000)))
-    assert large["peak"] - small["peak"] > 150e6
+    large = phase(lambda: resident(60_000 * mmap.PAGESIZE).close())
+    held: list[mmap.mmap] = []
+    small = phase(lambda: held.append(resident(2_000 * mmap.PAGESIZE)))
+    assert large["peak"] - large["after"] > 40_000 * mmap.PAGESIZE
+    assert large["peak"] - small["peak"] > 40_000 * mmap.PAGESIZE
     assert small["after"] <= small["peak"]
+    held[0].close()

@@ -1,6 +1,7 @@
 """Which scores keep accuracy: the same cut by every criterion, and by torch-pruning's own pruner.
 
     python -m benchmarks.scores [--network resnet20] [--removed 0.75] [--untrained] [--only NAME ...]
+                               [--seeds 3] [--first-seed 0]
 
 CIFAR-10 ResNets whose residual stream can't be cut (zero-padding shortcuts): a fraction of the inner
 channels of all blocks goes. Trained networks are scored on 1,024 training images and fine-tuned for one
@@ -122,17 +123,17 @@ def _batches(images: ImageSet) -> Batches:
     return to_batches(images, size=(3, 32, 32), mean=MEAN, std=STD, batch_size=BATCH)
 
 
-def run(setting: Setting, contender: Contender, seeds: int) -> Row:
+def run(setting: Setting, contender: Contender, seeds: range) -> Row:
     """Cut and train once a seed."""
-    rows = [_one(setting, contender, seed) for seed in range(seeds)]
+    rows = [_one(setting, contender, seed) for seed in seeds]
     return {
         "network": setting.network,
         "trained": setting.trained,
         "removed": setting.removed,
-        "seeds": seeds,
+        "seeds": len(seeds),
         "rows": rows,
         "top1": mean(row["top1"] for row in rows),
-        "deviation": stdev(row["top1"] for row in rows) if seeds > 1 else None,
+        "deviation": stdev(row["top1"] for row in rows) if len(seeds) > 1 else None,
     }
 
 
@@ -297,6 +298,7 @@ def main() -> None:
     parser.add_argument("--removed", type=float, default=0.75)
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--again", action="store_true")
     asked = parser.parse_args()
@@ -304,10 +306,10 @@ def main() -> None:
         raise SystemExit(f"this benchmark needs the CIFAR-10 files in {DATA.name}, which are not there")
     images, test = read("cifar10_train20k.npz"), _batches(read("cifar10_test5k.npz"))
     setting = Setting(asked.network, asked.removed, not asked.untrained, images, test)
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     folder = f"scores/{asked.network}{'-untrained' if asked.untrained else ''}-{asked.removed:g}"
-    rows = collect(
-        folder, asked.only, lambda name: run(setting, CONTENDERS[name], asked.seeds), again=asked.again
-    )
+    folder += f"-from-seed-{seeds.start}" if seeds.start else ""
+    rows = collect(folder, asked.only, lambda name: run(setting, CONTENDERS[name], seeds), again=asked.again)
     ranked = sorted(rows, key=lambda row: -row["top1"])
     print_table(("score", "after the cut", "top-1", "+-", "scoring s"), map(_cells, ranked))
 

@@ -19,7 +19,7 @@ from exporters.runners import RUNTIMES
 from structprune.report import Measurement, Runtime
 
 BLOCKS = range(6, 25)
-"""Fewest and most blocks a network; even at both ends, since every other round runs in reverse order."""
+"""Fewest and most blocks a network; an even number, since every other round runs in reverse order."""
 
 BLOCK_SECONDS = 0.05
 """Short, so that what disturbs the machine for a moment hits few of many blocks."""
@@ -162,7 +162,7 @@ def plan(once: float) -> Plan:
 
 
 def _blocks(once: float, its: Plan, seconds: float) -> int:
-    affordable = int(seconds / (once * (its.warm + its.runs)))
+    affordable = int(seconds / (once * (its.warm + its.runs))) // 2 * 2
     return min(max(affordable, BLOCKS.start), BLOCKS.stop - 1)
 
 

@@ -101,7 +101,9 @@ def floor(runtime: Runtime, device: str = "cpu", threads: int = 1) -> Floor:
 
 def _chain_time(runtime: Runtime, device: str, threads: int, heavy: bool, length: int) -> float:
     pixel = (torch.ones(1, CHANNELS, 1, 1),)
-    chain = nn.Sequential(*(nn.Conv2d(CHANNELS, CHANNELS, 1) if heavy else nn.Tanh() for _ in range(length)))
+    with torch.random.fork_rng(devices=[]):  # drawing weights is no reason for the caller's to be others
+        layers = [nn.Conv2d(CHANNELS, CHANNELS, 1) if heavy else nn.Tanh() for _ in range(length)]
+    chain = nn.Sequential(*layers)
     with (
         _in_form(chain, pixel, runtime) as form,
         RUNTIMES[runtime].opened(form, pixel, device, threads) as run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -73,7 +73,7 @@ def layer_times(
         threads: CPU threads inside an operator.
 
     Returns:
-        For each file its layers, the slowest of the first file's in front.
+        For each file its layers, the slowest of the first file's in front; the first one's without a ratio.
 
     Raises:
         InputError: a file can't be run.
@@ -82,7 +82,8 @@ def layer_times(
     inputs = of_batch(example, batch)
     rounds = [[profile(path, inputs, device, threads) for path in paths] for _ in range(ROUNDS)]
     first, *others = ([each[i] for each in rounds] for i in range(len(paths)))
-    return (compared(first, first), *(compared(first, other) for other in others))
+    alone = tuple(replace(row, ratio=None) for row in compared(first, first))
+    return (alone, *(compared(first, other) for other in others))
 
 
 def compared(dense: Sequence[Profile], pruned: Sequence[Profile]) -> tuple[LayerTime, ...]:

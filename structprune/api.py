@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from structprune import pipeline
 from structprune.budget import Budget, Plan
+from structprune.calls import called_from_python
 from structprune.channels import channel_groups
 from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
@@ -45,20 +45,6 @@ from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
 from structprune.trial import trusted
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _with_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """Switch gradients on: whoever evaluates networks under ``no_grad`` may well call from there."""
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.inference_mode(False), torch.enable_grad():
-            return function(*args, **kwargs)
-
-    return run
-
 
 @dataclass(frozen=True)
 class Compressed:
@@ -80,6 +66,7 @@ class Compressed:
     example_inputs: tuple[Tensor, ...]
     files: Path
 
+    @called_from_python
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Write the result folder: weights, plan, ONNX file and reports, all of them or none.
 
@@ -108,7 +95,7 @@ class Compressed:
             )
 
 
-@_with_gradients
+@called_from_python
 def compress(
     model: nn.Module,
     example_input: Tensor | Sequence[Tensor],
@@ -241,7 +228,7 @@ def compress(
     return done
 
 
-@_with_gradients
+@called_from_python
 def score(
     model: nn.Module,
     example_input: Tensor | Sequence[Tensor],

@@ -12,7 +12,7 @@ from structprune.arithmetic import exact_arithmetic, one_kernel
 from structprune.batch_norm import evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
-from structprune.criteria import DEFAULT, named
+from structprune.criteria import DEFAULT, named, parts
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
 from structprune.samples import Samples
@@ -97,7 +97,7 @@ class Scoring:
             raise UsageError(
                 f"draws {self.draws}, steps {self.steps} and chunk {self.chunk} must all be at least 1"
             )
-        names = {name.strip().replace("-", "_") for name in self.score.split("+")}
+        names = parts(self.score)
         if self.widths not in (None, "all", *names):
             raise UsageError(
                 f"widths {self.widths!r} is no part of {self.score}; known: all, {', '.join(names)}"
@@ -118,8 +118,8 @@ def is_trained(
     if seen is not None:
         return seen, f"its batch norms have {'seen data' if seen else 'seen nothing yet'}"
     if from_checkpoint:
-        return True, "read from a file; without batch norm nothing tells, --untrained says otherwise"
-    return False, "not read from a file; without batch norm nothing tells, --trained says otherwise"
+        return True, "read from a file, and no batch norm tells; it can be called untrained"
+    return False, "not read from a file, and no batch norm tells; it can be called trained"
 
 
 def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:
@@ -219,8 +219,7 @@ _DATA_FREE = {"bn_scale", "filter_norm", "magnitude", "ntk_sap_redrawn", "random
 
 
 def _data_free(scoring: Scoring) -> bool:
-    names = {name.strip().replace("-", "_") for name in scoring.score.split("+")}
-    return names <= _DATA_FREE and scoring.labels != "drawn"
+    return _DATA_FREE.issuperset(parts(scoring.score)) and scoring.labels != "drawn"
 
 
 def check_groups(groups: ChannelGroups) -> None:
@@ -343,15 +342,15 @@ def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
 
 def fitting_chunk(model: nn.Module, samples: Samples) -> int:
     """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere."""
-    one = sum(_input_bytes(model, samples, 1).values())
+    one = _input_bytes(model, samples)
     fitting = max(1, int(_BYTES_PER_PASS / (_BYTES_PER_INPUT_BYTE * max(one, 1))))
     largest = max(len(batch) for batch in samples.batches)
     return min(1 << (fitting.bit_length() - 1), largest)
 
 
-def _input_bytes(model: nn.Module, samples: Samples, count: int) -> dict[str, int]:
-    """Return layer -> bytes of its input for ``count`` samples, from a pass over two."""
+def _input_bytes(model: nn.Module, samples: Samples) -> int:
+    """Return the bytes of all layers' inputs for one sample, from a pass over two."""
     few = tuple(x[:2] for x in samples.batches[0].inputs)
     with torch.no_grad(), evaluating(model):
         sizes = input_sizes(model, lambda: samples.forward(model, few))
-    return {name: size * count // len(few[0]) for name, size in sizes.items()}
+    return sum(size // len(few[0]) for size in sizes.values())

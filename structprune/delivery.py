@@ -20,7 +20,8 @@ from structprune.batch_norm import evaluating, take_statistics
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import save_weights_and_plan, widths_of
-from structprune.criteria.ntk_sap import draw_count
+from structprune.criteria import parts
+from structprune.criteria.ntk_sap import DRAWING, draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.proofs import LEAST_SPREAD, reloaded, require, signature, varies
@@ -231,7 +232,7 @@ def report_of(
 
 def _draws(request: Request) -> int | None:
     scoring = request.scoring
-    if "ntk_sap" not in scoring.score.replace("-", "_"):
+    if not DRAWING.intersection(parts(scoring.score)):
         return None
     return draw_count(request.samples.batches, scoring.draws)
 

@@ -208,7 +208,7 @@ def from_json(text: str) -> DeviceProfile:
         raise ValueError(f"expected schema {SCHEMA}, got {got!r}")
     try:
         return _profile(raw)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 

@@ -87,7 +87,7 @@ def deliver(learned: Learned, folder: Path, tools: Tools | None = None, say: Say
     run = Run(request, folder, tools, say, Clock(say, {"train": trained.seconds}), list(lesson.notes), inputs)
     with run.clock.step("evaluate", "taking the test accuracy"):
         accuracy = judged(lesson.judge, trained.model)
-    groups = trained.groups or _untraced(session.model)
+    groups = _untraced(session.model) if trained.groups is None else trained.groups
     plan = trained.plan or Plan({}, replace(request.budget, remove=session.remove), trained.removed)
     cut = CutNetwork(groups, plan, Scores({}, session.method.score), trained.model, trained.proof)
     run.notes.extend(_about_training(lesson, trained))

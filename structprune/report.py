@@ -387,11 +387,12 @@ def from_json(text: str) -> Report:
 
 
 def _report(raw: dict[str, Any]) -> Report:
-    counts = {key: raw[key] and Count(**raw[key]) for key in ("nodes", "weights", "parameters", "flops")}
+    counts = {key: Count(**raw[key]) for key in ("nodes", "weights", "parameters")}
     rebuilt = {
         "widths": {layer: (int(before), int(after)) for layer, (before, after) in raw["widths"].items()},
         "protected": tuple(Protected(**row) for row in raw["protected"]),
         "proofs": tuple(Proof(**row) for row in raw["proofs"]),
+        "flops": None if raw["flops"] is None else Count(**raw["flops"]),
         "accuracy": raw["accuracy"] and Accuracy(**raw["accuracy"]),
         "measurements": tuple(_measurement(row) for row in raw["measurements"]),
         "training": raw.get("training") and _training(raw["training"]),

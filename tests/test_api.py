@@ -309,7 +309,7 @@ def test_an_existing_folder_is_refused_and_left_alone(residual: Run, tmp_path: P
 
 def test_an_earlier_result_is_replaced_only_by_force(residual: Run, saved: Path) -> None:
     (saved / "report.md").write_text("old")
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(OutputError, match="exists; force replaces an earlier result"):
         residual.result.save(saved)
     assert (saved / "report.md").read_text() == "old"
     residual.result.save(str(saved), force=True)

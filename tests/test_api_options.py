@@ -162,6 +162,18 @@ def test_an_accuracy_in_per_cent_is_refused() -> None:
         compressed(evaluate=lambda _: 87.0)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"skip": ["nothing*"]}, r"^skip nothing\* matches no layer"),
+        ({"limits": {"params": 0.5}, "steps": 2}, "and steps takes several; give nodes alone"),
+    ],
+)
+def test_errors_speak_of_arguments_and_not_of_options(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        compressed(**options)
+
+
 @pytest.mark.parametrize("given", [None, "image", 3, [1, 2], (torch.zeros(1, 5), None)], ids=str)
 def test_example_inputs_that_are_none(given: Any) -> None:
     with pytest.raises(UsageError, match=r"example_input is a .*; expected a tensor, or several in a tuple"):

@@ -54,6 +54,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "kernels of another kind": (changed(kernels=[1]), "TypeError"),
     "a negative rate": (rate(-1.0), "not negative"),
     "a rate that is no number": (rate("fast"), "fast"),
+    "a rate beyond all numbers": (rate(10**400), "OverflowError"),
     "no threads": (changed(threads=0), "0 is no whole number"),
     "a name that is none": (changed(name=["x"]), "name is no name"),
     "a name of control characters": (changed(name="a\x1b[31m"), "name is no name"),

@@ -145,6 +145,8 @@ def test_a_missing_key_is_refused_unless_it_has_a_default(key: str) -> None:
     [
         ("nodes", {"before": 1}),
         ("nodes", 7),
+        ("nodes", None),
+        ("nodes", {}),
         ("widths", {"conv1": [1, 2, 3]}),
         ("widths", [1]),
         ("proofs", [{"name": "onnx"}]),

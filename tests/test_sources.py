@@ -16,6 +16,7 @@ from structprune.errors import (
     UsageError,
 )
 from structprune.sources import Architecture, build, read
+from structprune.sources.architecture import factory_takes
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,13 @@ def test_a_factory_in_the_working_folder(factory: str) -> None:
     assert (network.name, network.input_shape, network.input_shape_assumed) == ("make", (2, 224, 224), True)
     assert network.model(torch.randn(1, 2, 8, 8)).shape == (1, 5)
     assert sys.path == path
+
+
+def test_a_factory_says_what_it_takes(factory: str) -> None:
+    assert factory_takes(factory, "num_classes")
+    assert not factory_takes(factory, "width")
+    assert not factory_takes("my_networks:nothing", "num_classes")
+    assert not factory_takes("no_such_module:make", "num_classes")
 
 
 def test_factories_are_built_only_when_trusted(factory: str) -> None:

@@ -43,7 +43,7 @@ def picked(groups: ChannelGroups, skip: Sequence[str] = (), only: Sequence[str] 
         >>> group = ChannelGroup("conv", 2, (Coupling("conv", (0, 1), (0, 1)),), ())
         >>> network = ChannelGroups((group,), (), {"conv": 2}, ("fc",))
         >>> picked(network, skip=["con*"]).protected
-        (Protected(layer='conv', reason='it was left out by --skip con*'),)
+        (Protected(layer='conv', reason='it was left out by skip con*'),)
     """
     for option, patterns in (("skip", skip), ("only", only)):
         for pattern in patterns:
@@ -54,9 +54,9 @@ def picked(groups: ChannelGroups, skip: Sequence[str] = (), only: Sequence[str] 
     for group in groups:
         skipped = next((p for p in skip if _writes(group, p)), None)
         if skipped is not None:
-            reasons[group.name] = f"it was left out by --skip {skipped}"
+            reasons[group.name] = f"it was left out by skip {skipped}"
         elif only and not any(_writes(group, p) for p in only):
-            reasons[group.name] = f"it was left out by --only {' '.join(only)}"
+            reasons[group.name] = f"it was left out by only {' '.join(only)}"
     return groups.without(reasons)
 
 

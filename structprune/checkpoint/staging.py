@@ -108,19 +108,23 @@ def check_target(target: Path, force: bool = False) -> None:
 def _check_replaceable(target: Path, force: bool) -> None:
     if target.is_symlink() or not target.is_dir():
         kind = "a link" if target.is_symlink() else "a file"
-        raise OutputError(f"{target} is {kind}, and only a result folder can be replaced; choose another -o")
+        raise OutputError(
+            f"{target} is {kind}, and only a result folder can be replaced; choose another folder"
+        )
     if not force:
-        raise OutputError(f"{target} exists; --force replaces an earlier result, or choose another -o")
+        raise OutputError(f"{target} exists; --force replaces an earlier result, or choose another folder")
     if _is_home_root_or_around_here(target):
         raise OutputError(f"{target} is the current, the home or the root folder and is never replaced")
     strangers = sorted(entry.name for entry in os.scandir(target) if not _is_ours(entry))
     if strangers:
         raise OutputError(
             f"{target} holds {strangers[0]!r}, which structprune did not write, and is left as it is;"
-            " choose another -o"
+            " choose another folder"
         )
     if not (target / PLAN).is_file():
-        raise OutputError(f"{target} holds no {PLAN}, so it is no result of structprune; choose another -o")
+        raise OutputError(
+            f"{target} holds no {PLAN}, so it is no result of structprune; choose another folder"
+        )
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:

@@ -124,14 +124,12 @@ def alignment(text: str, profiled: bool = False) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def fraction(text: str | None, option: str = "--nodes") -> float:
-    """Read what ``--nodes`` says, or another option that takes a fraction.
+def fraction(text: str, option: str) -> float:
+    """Read what an option says that takes a fraction.
 
     Raises:
-        UsageError: it says nothing, or is no fraction from 0 to below 1.
+        UsageError: it is no fraction from 0 to below 1.
     """
-    if text is None:
-        raise UsageError("say how much to remove: --nodes 0.89 removes 89 % of the nodes")
     try:
         value = float(text)
     except ValueError:

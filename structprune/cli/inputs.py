@@ -188,7 +188,10 @@ def prepare(
 ) -> Images:
     """Split and normalise images for a network."""
     if len(network.size) != 3:
-        raise InputError(f"the network takes inputs of size {network.size}; --data are images (C, H, W)")
+        raise InputError(
+            f"the network takes inputs of size {network.size} and --data are images; "
+            "say how large it wants them with --input-size C H W"
+        )
     notes = []
     if test is None:
         kept, held = hold_out(learn.labels, seed=seed)
@@ -241,7 +244,7 @@ def _outputs(network: Network) -> int:
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) != channels and channels == 1:
         return (sum(values) / len(values),)  # grey images under colour statistics
-    return values
+    return values * channels if len(values) == 1 else values
 
 
 def _listed(values: tuple[float, ...]) -> str:

@@ -72,15 +72,18 @@ def run(asked: Asked, say: Say) -> tuple[list[str], Sequence[Measured]]:
 def names_of(specs: Sequence[str]) -> list[str]:
     """Name networks in short; files of one name in several folders with the folder that they lie in.
 
+    Where that still leaves two with one name, all go by what was given.
+
     Example:
         >>> names_of(["a/model.onnx", "b/model.onnx", "resnet18"])
         ['a/model', 'b/model', 'resnet18']
     """
     names = [stem(spec) for spec in specs]
-    return [
+    longer = [
         f"{Path(spec).parent.name}/{name}" if names.count(name) > 1 and Path(spec).parent.name else name
         for name, spec in zip(names, specs, strict=True)
     ]
+    return longer if len({*longer}) == len({*specs}) else list(specs)
 
 
 def _found(asked: Asked, spec: str, say: Say) -> _Found:
@@ -135,9 +138,11 @@ def tables(names: Sequence[str], measured: Sequence[Measured]) -> Iterator[Table
     yield side_by_side(names, measured)
     if (by_phase := phases(names, measured)).rows:
         yield by_phase
+    if len(measured) == 1 and measured[0].layers:
+        yield layer_table(names[0], measured[0].layers)
     for name, each in list(zip(names, measured, strict=True))[1:]:
         if each.layers:
-            yield layer_table(names[0], name, each.layers)
+            yield compared_layers(names[0], name, each.layers)
 
 
 def sentences(names: Sequence[str], measured: Sequence[Measured]) -> Iterator[str]:
@@ -179,17 +184,23 @@ def phases(names: Sequence[str], measured: Sequence[Measured]) -> Table:
 SHOWN = 15
 
 
-def layer_table(first: str, name: str, layers: Sequence[LayerTime]) -> Table:
+def layer_table(name: str, layers: Sequence[LayerTime]) -> Table:
+    """Return the slowest layers of a network that is measured alone."""
+    rows = tuple((row.layer, _ms(row.pruned), _of(row)) for row in layers[:SHOWN])
+    return Table(_slowest(layers), ("layer", name, f"of {name}"), rows)
+
+
+def compared_layers(first: str, name: str, layers: Sequence[LayerTime]) -> Table:
     """Return the slowest layers of the first network, and what became of them."""
     rows = tuple(
         (row.layer, _ms(row.dense), _ms(row.pruned), f"{row.ratio.value:.2f}x" if row.ratio else "", _of(row))
         for row in layers[:SHOWN]
     )
-    return Table(
-        f"The slowest layers of {len(layers)}, in ONNX Runtime's profile [ms]",
-        ("layer", first, name, "ratio", f"of {name}"),
-        rows,
-    )
+    return Table(_slowest(layers), ("layer", first, name, "ratio", f"of {name}"), rows)
+
+
+def _slowest(layers: Sequence[LayerTime]) -> str:
+    return f"The slowest layers of {len(layers)}, in ONNX Runtime's profile [ms]"
 
 
 def _ms(value: float | None) -> str:

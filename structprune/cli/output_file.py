@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,14 +33,20 @@ def staged_file(path: Path) -> Iterator[Path]:
 
     Raises:
         OutputError: the place can't be written, or the disk is full; an older file stays as it is.
+        OSError: another file, that the block reads, say.
     """
+    prefix = f".{path.name}-"
     try:
-        with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as stage:
+        with TemporaryDirectory(prefix=prefix, dir=path.parent) as stage:
             yield Path(stage, path.name)
             # In reverse, model.onnx.data is there before the model.onnx that needs it.
             for made in sorted(Path(stage).iterdir(), reverse=True):
                 made.replace(path.with_name(made.name))
-    except FileNotFoundError as error:  # what /proc answers
-        raise OutputError(f"{path} can't be written: nothing can be made in {path.parent}") from error
     except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
+        # A full disk names no file.
+        if error.filename is not None and prefix not in os.fsdecode(error.filename):
+            raise
+        # What /proc answers.
+        missing = isinstance(error, FileNotFoundError)
+        reason = f"nothing can be made in {path.parent}" if missing else error.strerror or error
+        raise OutputError(f"{path} can't be written: {reason}") from error

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
@@ -81,7 +81,7 @@ def guarded(verb: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             if kwargs.get("debug"):
                 raise
-            fail(*_told(error))
+            fail(*_told(error, kwargs))
 
     return run
 
@@ -102,11 +102,21 @@ def misused(error: Exception) -> str:
     return f"{message[:1].lower()}{message[1:]}; see {command} --help"
 
 
-def _told(error: Exception) -> tuple[str, int]:
+LESS_MEMORY = {
+    "chunk": "smaller passes (--chunk 1)",
+    "samples": "fewer samples (--samples)",
+    "batch_size": "smaller batches (--batch-size)",
+    "measure_batch": "smaller batches to time (--measure-batch 1)",
+}
+"""Options of a verb that take less memory."""
+
+
+def _told(error: Exception, options: Mapping[str, object]) -> tuple[str, int]:
     if isinstance(error, StructpruneError):
         return str(error), error.exit_code
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "out of memory; score in smaller passes (--chunk 1) or with fewer samples (--samples)", 1
+        less = [words for option, words in LESS_MEMORY.items() if option in options]
+        return "; ".join(("out of memory", *([f"what takes less: {', '.join(less)}"] if less else []))), 1
     if isinstance(error, OSError) and error.strerror:
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
         return f"{error.strerror}{where}", 1

@@ -15,10 +15,12 @@ from structprune.cli.gathering import Asked, Say, stem
 from structprune.cli.tools import toolbox
 from structprune.crew import Crew, crew_of_torchrun
 from structprune.environment import device_named
-from structprune.errors import InputError, UnknownNameError, UsageError
+from structprune.errors import InputError, OutputError, UnknownNameError, UsageError
 from structprune.methods import METHODS, Method
 from structprune.report import Report
 from structprune.request import Lesson
+from structprune.sources.architecture import FACTORY, factory_takes
+from structprune.sources.naming import architecture_named
 from structprune.tasks import ImageSet, hold_out
 from structprune.tasks.named import read_task
 from structprune.trainer import Session
@@ -146,7 +148,7 @@ def _folder_name(asked: Asked, method: Method, remove: float) -> str:
 
 def _check_checkpoint(checkpoint: Path, asked: Asked) -> None:
     if checkpoint.exists() and not asked["resume"] and not asked["force"]:
-        raise UsageError(
+        raise OutputError(
             f"{checkpoint.name} is of a training that was not finished; --resume goes on, --force starts anew"
         )
 
@@ -159,7 +161,7 @@ def _lesson(course: _Course, say: Say) -> Lesson:
         raise InputError(f"{task.learn.name} has a single class; expected two or more to tell apart")
     network = inputs.read_network(
         asked["arch"],
-        classes=len(task.learn.classes),
+        classes=_classes_to_build(asked["arch"], len(task.learn.classes)),
         input_size=asked["input_size"],
         device=course.device,
         seed=asked["seed"],
@@ -182,6 +184,13 @@ def _lesson(course: _Course, say: Say) -> Lesson:
         measure=asked["measure"],
         notes=(*network.notes, *images.notes, *inputs.about_mirrors(images)),
     )
+
+
+def _classes_to_build(arch: str, classes: int) -> int | None:
+    """Return the number of classes that the network is built for; a factory may have one of its own."""
+    own = architecture_named(arch)
+    fixed = own.zoo == FACTORY and not factory_takes(own.source.removeprefix(FACTORY + ":"), "num_classes")
+    return None if fixed else classes
 
 
 def _split(learn: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet | None]:

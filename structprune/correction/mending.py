@@ -21,7 +21,7 @@ from structprune.correction.least_squares import refit
 from structprune.correction.passes import Fit
 from structprune.correction.reading import Reader, readers
 from structprune.correction.recalibration import recalibrate
-from structprune.criteria import DEFAULT
+from structprune.criteria import DEFAULT, parts
 from structprune.errors import UsageError
 from structprune.layers import out_width
 from structprune.surgery import cuts
@@ -98,7 +98,7 @@ def rechooses(method: str, score: str) -> bool:
 
     Whoever asks for a score of their own gets the channels that it keeps.
     """
-    return method == "least-squares" and score == DEFAULT
+    return method == "least-squares" and parts(score) == parts(DEFAULT)
 
 
 def correction_on(method: str, inputs: Inputs, seed: int = 0, rechooses: bool = False) -> Correction:
@@ -110,7 +110,7 @@ def correction_on(method: str, inputs: Inputs, seed: int = 0, rechooses: bool = 
     count = len(inputs[0])
     if count < FEWEST:
         raise UsageError(
-            f"{count} inputs are too few to mend a network on; give at least {FEWEST}, better 512"
+            f"{count} inputs are too few to mend a network on; give at least {FEWEST}, better {FITTED}"
         )
     order = torch.randperm(count, generator=Generator().manual_seed(seed))
     held = min(HELD_OUT, count // 5)

@@ -55,7 +55,17 @@ def named(name: str) -> list[Criterion]:
     Raises:
         UnknownNameError: no criterion has one of the names.
     """
-    return [CRITERIA[part.strip().replace("-", "_")] for part in name.split("+")]
+    return [CRITERIA[part] for part in parts(name)]
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """Return the names of a score's criteria, spelt as they are registered.
+
+    Example:
+        >>> parts("ntk-sap + crop")
+        ('ntk_sap', 'crop')
+    """
+    return tuple(part.strip().replace("-", "_") for part in name.split("+"))
 
 
 __all__ = [
@@ -74,6 +84,7 @@ __all__ = [
     "ntk_sap",
     "ntk_sap_kept",
     "ntk_sap_redrawn",
+    "parts",
     "random",
     "snip",
     "synflow",

@@ -101,6 +101,10 @@ def _draws(sampling: Sampling) -> Iterator[Batch]:
     yield from _split(sampling.batches, sampling.draws)
 
 
+DRAWING = frozenset({"ntk_sap", "ntk_sap_kept", "ntk_sap_redrawn"})
+"""Criteria that draw weights, as often as :func:`draw_count` says."""
+
+
 def draw_count(sampling_batches: Sequence[Batch], draws: int) -> int:
     """Return how many draws these mini-batches make where at least ``draws`` are asked for."""
     return sum(1 for _ in _split(sampling_batches, draws))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,15 +118,30 @@ def call_factory(spec: str, arguments: Mapping[str, Any]) -> nn.Module:
     Raises:
         InputError: there is no such function, it fails, or it returns no ``nn.Module``.
     """
-    module, _, function = spec.partition(":")
     try:
         with _importable_working_folder():
-            model = getattr(importlib.import_module(module), function)(**arguments)
+            model = _factory(spec)(**arguments)
     except Exception as error:  # the factory is foreign code, which may raise anything
         raise InputError(f"the factory {spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"the factory {spec} returned a {type(model).__name__}, not an nn.Module")
     return model.cpu()
+
+
+def factory_takes(spec: str, argument: str) -> bool:
+    """Tell whether ``package.module:function`` takes a keyword argument; one that can't be read doesn't."""
+    try:
+        with _importable_working_folder():
+            parameters = inspect.signature(_factory(spec)).parameters.values()
+    except Exception:  # calling it says what is wrong with it
+        return False
+    return any(p.name == argument or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _factory(spec: str) -> Callable[..., Any]:
+    module, _, function = spec.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -67,10 +67,6 @@ class Batches:
         """Return images (n,C,H,W) float32 and labels (n,) int64 at ``indices``."""
         chosen = self.images.take(indices)
         return self.preprocessing(chosen), torch.from_numpy(chosen.labels)
-
-    def with_batch_size(self, batch_size: int) -> Batches:
-        """Return the same images in batches of another size."""
-        return replace(self, batch_size=_checked_batch_size(batch_size))
 
 
 def to_batches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _carry_out(run: _Run, state: State) -> None:
     """Walk through the program; steps that are done are answered from memory."""
     program = run.session.program()
     step = next(program)
-    for number in range(1 << 30):
+    for number in itertools.count():
         if number == len(state.answers):
             answer = STEPS[type(step)](run, state, step)
             state.answers.append(answer)

@@ -27,7 +27,7 @@ def test_sizes_are_estimated_for_nothing_half_and_all_that_can_go(cli: Command) 
 
 def test_the_table_names_what_was_left_out(cli: Command) -> None:
     shown = cli("inspect", "cifar_resnet20", "--skip", "layer3*").done().out
-    assert "left out by --skip layer3*" in shown
+    assert "left out by skip layer3*" in shown
     assert "MB on disk" in shown
 
 
@@ -38,7 +38,7 @@ def test_layers_that_were_left_out_are_whole_afterwards(cli: Command) -> None:
     report = cli(*command, "--skip", first["name"]).done().document
     before, after = report["widths"][first["name"]]
     assert before == after
-    assert {"layer": first["name"], "reason": f"it was left out by --skip {first['name']}"} in report[
+    assert {"layer": first["name"], "reason": f"it was left out by skip {first['name']}"} in report[
         "protected"
     ]
     assert any(report["widths"][g["name"]][1] < g["size"] for g in others)

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from exporters.to_int8 import OnnxModule
+from structprune.cli.measuring import names_of
 from structprune.render import int8_line
 from structprune.report import Int8
 from tests.cli.command import Command, contents
@@ -54,6 +55,30 @@ def test_what_is_measured_is_shown_in_tables_and_words(cli: Command) -> None:
         "did not get faster and take",
     ):
         assert words in shown, words
+
+
+def test_the_layers_of_one_network_are_shown_and_compared_with_nothing(cli: Command, here: Path) -> None:
+    cli("export", "tiny:network", "--input-size", 3, 8, 8, "-o", "one.onnx").done()
+    shown = cli("measure", "one.onnx", "--layers", *SHORT).done().out
+    assert "The slowest layers of" in shown
+    assert "did not get faster" not in shown
+    document = cli("measure", "one.onnx", "--layers", *SHORT, "--json").done().document
+    (one,) = document["networks"]
+    assert one["not_faster"] == ""
+    assert {row["ratio"] for row in one["layers"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("specs", "names"),
+    [
+        (["a/model.onnx", "b/model.onnx", "resnet18"], ["a/model", "b/model", "resnet18"]),
+        (["torchvision:resnet18", "timm:resnet18"], ["torchvision:resnet18", "timm:resnet18"]),
+        (["a/x/model.onnx", "b/x/model.onnx"], ["a/x/model.onnx", "b/x/model.onnx"]),
+        (["resnet18", "resnet18"], ["resnet18", "resnet18"]),
+    ],
+)
+def test_networks_go_by_names_that_tell_them_apart(specs: list[str], names: list[str]) -> None:
+    assert names_of(specs) == names
 
 
 def test_files_alone_are_compared(cli: Command, here: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from structprune.cli.output_file import staged_file
 from tests.cli.command import Command, contents, in_own_process
 from tests.cli.networks import QUICK
 
@@ -129,6 +130,17 @@ def test_a_disk_that_is_full_for_a_single_file(verb: str, here: Path) -> None:
     finished = in_own_process(here, *command, "-o", "older", "--force", preexec_fn=_files_up_to(1_000))
     finished.refused(1, "older", "can't be written")
     assert contents(here) == before
+
+
+def test_another_file_that_goes_missing_is_not_laid_on_the_output(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with staged_file(tmp_path / "model.onnx") as draft:
+            draft.write_text("half")
+            (tmp_path / "images.npz").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r"images\.npz"):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

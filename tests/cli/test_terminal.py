@@ -136,3 +136,25 @@ def test_what_says_how_far_it_is_gets_a_bar(words: str, filled: int) -> None:
 
 def test_what_does_not_say_how_far_it_is_gets_none() -> None:
     assert shell._with_bar("cutting").plain == "cutting"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"chunk": None, "samples": 64},
+            "; what takes less: smaller passes (--chunk 1), fewer samples (--samples)",
+        ),
+        ({"opset": 18}, ""),
+    ],
+    ids=["compress", "export"],
+)
+def test_what_takes_less_memory_is_an_option_of_the_verb(
+    options: dict[str, object], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb(**_: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(SystemExit):
+        shell.guarded(verb)(**options)
+    assert capsys.readouterr().err == f"error: out of memory{sentence}\n"

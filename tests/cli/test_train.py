@@ -142,7 +142,7 @@ def test_a_training_that_was_killed_goes_on(small: tuple[object, ...], here: Pat
     assert child.returncode == -signal.SIGKILL
     assert not (here / "cut off").exists()
     refused = _run([*command, "-o", "cut off"], here)
-    refused.refused(2, "--resume goes on")
+    refused.refused(1, "--resume goes on")
     other = _run([*command, "-o", "cut off", "--resume", "--seed", "4"], here)
     other.refused(2, "cut off.training.pt is of another training: its seed was 0, now 4")
     resumed = _run([*command, "-o", "cut off", "--resume"], here)
@@ -240,6 +240,16 @@ def test_held_out_test_images_are_said_to_be(small: tuple[object, ...], cli: Com
     assert document["training"]["test_how"] == "32 of its images, held out before anything else"
     assert (document["draws"], document["samples"], document["data"]) == (None, 0, "no inputs")
     assert "peak rate 0.05, batches of 16, float32" in document["training"]["recipe"]
+
+
+def test_a_network_of_nothing_but_outputs_has_no_nodes(images: Path, cli: Command, here: Path) -> None:
+    (here / "lone.py").write_text(
+        "from torch import nn\ndef network():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 10))\n"
+    )
+    run = ("train", "--task", images, "--arch", "lone:network", "--method", "dense", "--epochs", 1)
+    document = cli(*run, "--input-size", 3, 8, 8, "--no-measure", "--json").done().document
+    assert document["nodes"] == {"before": 0, "after": 0, "removed": 0.0, "asked": 0.0}
+    assert document["protected"] == [{"layer": "1", "reason": "it produces the network's outputs"}]
 
 
 @pytest.mark.parametrize("folder", [".", "/"])

@@ -166,5 +166,6 @@ def test_it_is_worth_it_on_a_network_whose_channels_repeat_each_other() -> None:
 
 def test_only_the_default_score_leaves_the_choice_to_the_correction() -> None:
     assert rechooses("least-squares", "ntk_sap+crop")
+    assert rechooses("least-squares", "ntk-sap+crop")
     assert not rechooses("least-squares", "crop")
     assert not rechooses("batch-norm", "ntk_sap+crop")

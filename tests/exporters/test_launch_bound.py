@@ -41,6 +41,12 @@ def test_the_floor_is_what_a_network_of_so_many_operators_takes() -> None:
     assert found.of(Operators(100, 100)) > found.of(Operators(1, 1)) > 0
 
 
+def test_measuring_the_floor_leaves_the_random_state_as_it_was() -> None:
+    before = torch.get_rng_state()
+    floor.__wrapped__("torch")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_network_near_its_floor_is_launch_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporters.launch_bound.floor", lambda *_: Floor(call=0.1, heavy=0.2, light=0.05))
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())

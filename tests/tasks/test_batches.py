@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_batches_come_in_order_and_again() -> None:
 
 def test_another_batch_size_gives_the_same_images() -> None:
     made = batches(image_set())
-    (whole,) = made.with_batch_size(5)
+    (whole,) = replace(made, batch_size=5)
     assert torch.equal(whole[0], torch.cat([x for x, _ in made]))
 
 

@@ -27,7 +27,6 @@ from structprune.delivery import proof_inputs
 from structprune.device_profile import DeviceProfile, read_profile, this_machine
 from structprune.errors import InputError, UsageError
 from structprune.limits import Limit, beside_nodes, nodes_asked, read_limits
-from structprune.pipeline import TRIAL_INPUTS
 from structprune.report import Report
 from structprune.request import Judge, Request
 from structprune.samples import (
@@ -43,7 +42,7 @@ from structprune.scores import Accumulate, Labels, Scores
 from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
-from structprune.trial import trusted
+from structprune.trial import TRIAL_INPUTS, trusted
 
 
 @dataclass(frozen=True)

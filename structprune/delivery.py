@@ -129,7 +129,7 @@ def export_proven(
     same, and what counts is a second file, of a copy with the statistics of the inputs.
     """
     on_cpu, inputs = copy.deepcopy(small).cpu().float(), _in_float32(inputs)
-    if next(small.parameters()).dtype != torch.float32:
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in small.parameters()):
         notes.append("the network is exported in float32")
     written = tools.export(on_cpu, inputs, path)
     if written.fallback:

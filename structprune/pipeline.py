@@ -36,18 +36,14 @@ from structprune.delivery import (
 from structprune.device_profile import note_choosing
 from structprune.errors import InputError
 from structprune.limited import within_limits
-from structprune.proofs import closed_gates, require
+from structprune.proofs import CLOSED_INPUTS, closed_gates, require
 from structprune.quantised import with_int8
 from structprune.report import Accuracy, Met
 from structprune.request import Outcome, Request, Say, Tools
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.surgery import shrink
-from structprune.trial import trusted
-
-# In float64 a convolution lays out all of its patches, for the whole batch.
-CLOSED_INPUTS = 4
-TRIAL_INPUTS = 3
+from structprune.trial import TRIAL_INPUTS, trusted
 
 
 def compress(

@@ -38,6 +38,10 @@ from structprune.report import Proof, ProofName
 from structprune.surgery import shrink
 
 LEAST_SPREAD = 1e-3
+
+CLOSED_INPUTS = 4
+"""How many inputs closed gates are compared on: in float64 a convolution lays out patches for all of them."""
+
 Inputs = tuple[Tensor, ...]
 
 

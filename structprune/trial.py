@@ -57,6 +57,10 @@ LARGE = 30_000_000
 """Parameters above which float64 takes gigabytes: what comes out right in float32 is not asked again."""
 
 
+TRIAL_INPUTS = 3
+"""How many inputs a trial cut is compared on."""
+
+
 def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
     """Cut a part of every group on a copy, and protect the groups that don't come out right.
 

@@ -15,14 +15,12 @@ from structprune.choose import choose_next, score_weights
 from structprune.errors import InputError, StructpruneError
 from structprune.masks import folded, masked, select_weights, sparsity, unmasked
 from structprune.methods import REGROWING
-from structprune.proofs import closed_gates
+from structprune.proofs import CLOSED_INPUTS, closed_gates
 from structprune.report import Proof
 from structprune.surgery import regrouped, shrink
 from structprune.trainer.session import Session
 from structprune.trainer.state import State
-from structprune.trial import trusted
-
-PROOF_INPUTS = 4
+from structprune.trial import TRIAL_INPUTS, trusted
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def cutter(session: Session) -> Cutter:
             return Cutter(session, channel_groups(session.model, session.example))
         except StructpruneError:
             return Cutter(session, None)
-    inputs = tuple(x[:3] for x in session.samples.batches[0].inputs)
+    inputs = tuple(x[:TRIAL_INPUTS] for x in session.samples.batches[0].inputs)
     groups = trusted(session.model, channel_groups(session.model, session.example), inputs)
     return Cutter(session, groups)
 
@@ -157,8 +155,7 @@ def _masked_proof(plain: nn.Module, model: nn.Module, keep: Mapping[str, Tensor]
 
 def _few(session: Session) -> tuple[Tensor, ...]:
     """Inputs to compare outputs on: some that score, so that outputs vary."""
-    inputs = [batch.inputs for batch in session.samples.batches[:1]]
-    return tuple(torch.cat(column)[:PROOF_INPUTS] for column in zip(*inputs, strict=True))
+    return tuple(x[:CLOSED_INPUTS] for x in session.samples.batches[0].inputs)
 
 
 CUTS: Mapping[str, Callable[[Cutter, State, float], Cut]] = {

@@ -61,7 +61,7 @@ def random_inputs(path: Path, size: Sequence[int] | None = None, seed: int = 0) 
         One tensor an input, of shape [B, ...]; B is 3 where the file leaves the batch open.
 
     Raises:
-        InputError: the file can't be opened, or leaves a size open that was not given.
+        InputError: the file can't be opened, takes another size, or leaves one open that was not given.
     """
     generator = torch.Generator().manual_seed(seed)
     return tuple(_drawn(path, entry, size, generator) for entry in _entries(path))
@@ -81,6 +81,10 @@ def _size(entry: Any) -> Size:
 def _drawn(path: Path, entry: Any, size: Sequence[int] | None, generator: torch.Generator) -> Tensor:
     own = _size(entry)
     if size is not None and len(size) == len(own):
+        if not _fits(tuple(size), own):
+            raise InputError(
+                f"{path.name} takes {entry.name!r} of size {_listed([own])}; got {_listed([tuple(size)])}"
+            )
         own = tuple(size)
     if None in own:
         raise InputError(

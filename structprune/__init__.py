@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from structprune.api import Compressed, compress, score
     from structprune.channels import channel_groups
     from structprune.checkpoint import load
+    from structprune.errors import StructpruneError
 
 _HOMES = {
     "Compressed": "api",
+    "StructpruneError": "errors",
     "channel_groups": "channels",
     "compress": "api",
     "load": "checkpoint",
     "score": "api",
 }
 
-__all__ = ["Compressed", "__version__", "channel_groups", "compress", "load", "score"]
+__all__ = ["Compressed", "StructpruneError", "__version__", "channel_groups", "compress", "load", "score"]
 
 
 def __getattr__(name: str) -> object:

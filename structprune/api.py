@@ -26,6 +26,7 @@ from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.device_profile import DeviceProfile, read_profile, this_machine
 from structprune.errors import InputError, UsageError
+from structprune.given import check_callable, check_data, check_network
 from structprune.limits import Limit, beside_nodes, nodes_asked, read_limits
 from structprune.report import Report
 from structprune.request import Judge, Request
@@ -142,7 +143,8 @@ def compress(
         score: a criterion, or a fusion of several joined by ``+``.
         data: what scores: (inputs, targets) tensors or an iterable of such pairs; random inputs if None.
         loss: (output, target) -> mean loss; cross entropy by default.
-        forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output.
+        forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output, and
+            without ``loss`` the class scores in it: ``logits``, ``out``, or its first tensor (N, K).
         evaluate: network -> accuracy in [0, 1], on inputs that neither score nor train.
         finetune: trains the network that it is given, in place, after the cut.
         correct: what is done right after the cut, on the inputs of ``data`` without their targets:
@@ -193,6 +195,8 @@ def compress(
     """
     from exporters.toolbox import Toolbox
 
+    check_network(model)
+    check_callable(loss=loss, forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
     example = _tuple(example_input)
     known, why = is_trained(model, False, False, trained)
     method = asked_for(correct, known, data is not None)
@@ -256,6 +260,8 @@ def score(
         >>> structprune.score(net, torch.zeros(1, 4), "snip").values["0"].shape
         torch.Size([3])
     """
+    check_network(model)
+    check_callable(loss=loss, forward=forward)
     example = _tuple(example_input)
     known, _ = is_trained(model, False, False, trained)
     chosen = _samples(model, example, data, loss, forward, samples, seed)
@@ -340,7 +346,9 @@ def _samples(
 ) -> Samples:
     if data is None:
         return random_samples(model, example, count, seed)
-    return samples_of(data, loss, forward, example[0].device)
+    samples = samples_of(data, loss, forward, example[0].device)
+    check_data(model, samples)
+    return samples
 
 
 __all__ = ["Compressed", "compress", "score"]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from structprune.layers import batch_norms
 
@@ -34,6 +35,12 @@ def evaluating(model: nn.Module, batch_norm: BatchNormMode = "fixed") -> Iterato
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def on_copies(model: nn.Module) -> Callable[..., Any]:
+    """Return the network as a function: what its forward pass writes to buffers it writes to copies."""
+    copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return lambda *inputs, **keywords: functional_call(model, copies, inputs, keywords)
 
 
 @contextmanager

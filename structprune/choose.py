@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic, one_kernel
-from structprune.batch_norm import evaluating, take_statistics, were_trained
+from structprune.batch_norm import evaluating, on_copies, take_statistics, were_trained
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, named, parts
@@ -93,10 +93,9 @@ class Scoring:
         for option, known in _CHOICES.items():
             if (given := getattr(self, option)) not in known:
                 raise UsageError(f"unknown {option} {given!r}; known: {', '.join(filter(None, known))}")
-        if self.draws < 1 or self.steps < 1 or (self.chunk is not None and self.chunk < 1):
-            raise UsageError(
-                f"draws {self.draws}, steps {self.steps} and chunk {self.chunk} must all be at least 1"
-            )
+        for option in ("draws", "steps", "chunk"):
+            if (number := getattr(self, option)) is not None and number < 1:
+                raise UsageError(f"{option} {number}: expected a number from 1 on")
         names = parts(self.score)
         if self.widths not in (None, "all", *names):
             raise UsageError(
@@ -352,5 +351,5 @@ def _input_bytes(model: nn.Module, samples: Samples) -> int:
     """Return the bytes of all layers' inputs for one sample, from a pass over two."""
     few = tuple(x[:2] for x in samples.batches[0].inputs)
     with torch.no_grad(), evaluating(model):
-        sizes = input_sizes(model, lambda: samples.forward(model, few))
+        sizes = input_sizes(model, lambda: samples.forward(on_copies(model), few))
     return sum(size // len(few[0]) for size in sizes.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -307,9 +308,13 @@ def judged(judge: Judge, model: nn.Module) -> float:
         InputError: it is not between 0 and 1.
     """
     with evaluating(model):
-        accuracy = float(judge.evaluate(model))
+        found = judge.evaluate(model)
+    try:
+        accuracy = float(found)
+    except (TypeError, ValueError):
+        accuracy = math.nan
     if not 0 <= accuracy <= 1:
-        raise InputError(f"evaluate gave {accuracy}; expected an accuracy from 0 to 1")
+        raise InputError(f"evaluate gave {found!r}; expected an accuracy from 0 to 1")
     return accuracy
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from structprune.environment import device_named, processor
+from structprune.environment import device_named, processor, software
 from structprune.errors import DeviceUnavailableError, InputError
 
 SCHEMA = 1
@@ -180,10 +180,13 @@ def check_measuring(profile: DeviceProfile, here: Machine) -> None:
 
 
 def note_choosing(profile: DeviceProfile) -> str:
-    """Say which profile chose, and whether it is another processor's."""
+    """Say which profile chose, and whether it is of another processor or version."""
     here = machine_like(profile)
     other = "" if profile.machine == here else f", another processor than this one ({here})"
-    return f"widths chosen by the profile {profile}{other}"
+    installed = {name.removesuffix("-gpu"): version for name, version in software().items()}
+    own = installed.get(profile.runtime, profile.version)
+    older = "" if profile.version == own else f", another version of {profile.runtime} than here ({own})"
+    return f"widths chosen by the profile {profile}{other}{older}"
 
 
 def to_json(profile: DeviceProfile) -> str:

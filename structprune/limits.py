@@ -50,7 +50,9 @@ class Quantity:
 LEAST_COUNT = 1000
 """From here on a bare number is how many may be left; a smaller one is likelier a slip for a percentage."""
 
-_COUNTED = Quantity("", _COUNTS, True, f"{_REMOVED}, or an amount: 2M or 6000 (may be left)")
+_COUNTED = Quantity(
+    "", _COUNTS, True, f"{_REMOVED}, or an amount from {LEAST_COUNT} on: 2M or 6000 (may be left)"
+)
 
 QUANTITIES: Mapping[str, Quantity] = {
     "nodes": Quantity("", {}, True, "a fraction from 0 to below 1; 0.89 removes 89 %"),

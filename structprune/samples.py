@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.batch_norm import evaluating
+from structprune.batch_norm import evaluating, on_copies
 from structprune.crew import ALONE, Crew
 from structprune.errors import InputError, UsageError
 from structprune.scores import MINI_BATCH, Batch, mini_batches_of
@@ -65,7 +65,7 @@ def random_samples(
     inputs = tuple(random_like(x, count, generator) for x in example)
     try:
         with torch.no_grad(), evaluating(model):
-            output = model(*(x[:2] for x in inputs))
+            output = on_copies(model)(*(x[:2] for x in inputs))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         shapes = [tuple(x.shape) for x in example]
@@ -76,7 +76,7 @@ def random_samples(
     if scores is None or scores.shape[1] < 2:
         raise InputError(
             f"the network puts out {_described(output)}, for which no loss is known; "
-            "call structprune.compress from Python with data=, loss= and forward="
+            "from Python, give data=, loss= and forward="
         )
     shape = (count, *scores.shape[2:])
     target = torch.randint(0, scores.shape[1], shape, generator=generator).to(scores.device)
@@ -111,10 +111,15 @@ def _described(output: object) -> str:
 
 
 def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return ``count`` standard-normal inputs in the form of x (N, ...), or, for ids, ids that x holds."""
+    """Return ``count`` random inputs in the form of x (N, ...).
+
+    They are standard-normal; of uint8 any pixels, and of other whole numbers ids that x holds.
+    """
     shape = (count, *x.shape[1:])
     if x.is_floating_point():
         return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
+    if x.dtype == torch.uint8:  # pixels
+        return torch.randint(0, 256, shape, generator=generator, dtype=x.dtype).to(x.device)
     # Ids: any that the example shows to be valid.
     flat = x.flatten().cpu()
     return flat[torch.randint(0, len(flat), shape, generator=generator)].to(x.device)
@@ -132,11 +137,12 @@ def samples_of(
     Args:
         data: (inputs, targets) tensors, or an iterable of such pairs; inputs may be a tuple of tensors.
         loss: (output, target) -> mean loss; cross entropy by default.
-        forward: (network, inputs) -> output that ``loss`` takes.
+        forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output, and
+            where there is no ``loss`` either, the class scores in it.
         device: where the network is.
 
     Raises:
-        InputError: there is nothing in it.
+        InputError: there is nothing in it, or targets that cross entropy doesn't take.
     """
     if not isinstance(data, Iterable):
         raise InputError(f"data is a {type(data).__name__}; {_EXPECTED}")
@@ -146,11 +152,40 @@ def samples_of(
     batches = mini_batches_of([_pair(pair, device) for pair in pairs])
     if not batches:
         raise InputError(f"data is empty; {_EXPECTED}")
-    keywords: dict[str, Any] = {"forward": forward} if forward is not None else {}
     how = f"{sum(map(len, batches))} of the caller's own inputs"
-    chosen = loss or functional.cross_entropy
+    if loss is None:
+        batches = tuple(replace(batch, target=_as_classes(batch.target)) for batch in batches)
     classes = loss is None and forward is None and not batches[0].target.is_floating_point()
-    return Samples(batches, chosen, real=True, how=how, classes=classes, **keywords)
+    if forward is None:
+        forward = _whole_output if loss else _class_scores
+    return Samples(batches, loss or functional.cross_entropy, forward, real=True, how=how, classes=classes)
+
+
+def _whole_output(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
+    return network(*inputs)
+
+
+def _class_scores(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Tensor:
+    output = network(*inputs)
+    scores = _scores_in(output)
+    if scores is None:
+        raise InputError(
+            f"the network puts out {_described(output)}, which cross entropy doesn't take; "
+            "give loss=, or forward= that picks class scores (N, K) from it"
+        )
+    return scores
+
+
+def _as_classes(target: Tensor) -> Tensor:
+    """Return targets as cross entropy takes them: int64 classes, or probabilities (N, K) as they are."""
+    if not target.is_floating_point():
+        return target.long()
+    if target.dim() < 2:
+        raise InputError(
+            f"the targets of data are {str(target.dtype).removeprefix('torch.')} of shape "
+            f"{tuple(target.shape)}; cross entropy takes whole numbers, one class each; give loss= for others"
+        )
+    return target
 
 
 def inputs_of(samples: Samples) -> tuple[Tensor, ...]:

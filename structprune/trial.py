@@ -93,7 +93,8 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
         if not _equal(exact, groups, doubles, NOTHING):
             raise InputError(
                 "two runs of the network on the same inputs don't agree, or it can't run with batch "
-                "statistics, so no cut of it can be proven; make its forward pass deterministic"
+                "statistics, so no cut of it can be proven; make its forward pass deterministic, and "
+                "let it leave its inputs as they are"
             )
     left = groups.without(dict.fromkeys(_wrong_at_home(exact, groups, doubles), _WRONG))
     while (failing := _verdict(exact, left, doubles).failing) is not None:

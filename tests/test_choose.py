@@ -318,7 +318,7 @@ def test_an_unreachable_target_is_refused_before_any_scoring(mlp: Case, raising:
     ],
 )
 def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="must all be at least 1"):
+    with pytest.raises(UsageError, match="expected a number from 1 on"):
         Scoring(**wrong)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from structprune.device_profile import (
     this_machine,
     to_json,
 )
-from structprune.environment import processor
+from structprune.environment import processor, software
 from structprune.errors import DeviceUnavailableError, InputError
 from tests.device_profiles import ELSEWHERE, made_up
 
@@ -83,6 +83,15 @@ def test_bytes_that_are_no_json_are_refused(content: bytes, tmp_path: Path) -> N
         read_profile(tmp_path / "none.json")
     with pytest.raises(InputError, match="Is a directory"):
         read_profile(tmp_path)
+
+
+def test_a_profile_of_another_version_says_so() -> None:
+    installed = {name.removesuffix("-gpu"): version for name, version in software().items()}
+    own = made_up(this_machine())
+    here = replace(own, version=installed[own.runtime])
+    assert "another version" not in note_choosing(here)
+    older = note_choosing(replace(own, version="0.9"))
+    assert older.endswith(f", another version of {own.runtime} than here ({here.version})")
 
 
 def test_another_processors_profile_chooses_and_does_not_measure() -> None:

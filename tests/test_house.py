@@ -58,6 +58,7 @@ ORDER = (
     "choose",
     "trainer",
     "render",
+    "given",
     "request",
     "delivery",
     "limited",

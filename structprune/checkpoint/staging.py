@@ -28,6 +28,8 @@ OUR_FILES = frozenset(
         "report.json",
         "report.md",
         "report.html",
+        "pareto.json",
+        "pareto.svg",
     }
 )
 """All that structprune writes into a result folder, and all that ``--force`` may remove."""

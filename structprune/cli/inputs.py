@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -206,6 +206,8 @@ def prepare(
     mean = _for_channels(network.source.mean if mean is None else mean, channels)
     std = _for_channels(network.source.std if std is None else std, channels)
     notes.append(f"images in [0, 1] normalised with mean {_listed(mean)}, standard deviation {_listed(std)}")
+    for images in {learn.name: learn, test.name: test}.values():
+        notes += _resized(images, network.size)
     how = f"{test.name}, images that neither scored nor trained"
 
     def batches(images: ImageSet, size: int) -> Batches:
@@ -218,6 +220,14 @@ def prepare(
         how,
         tuple(notes),
     )
+
+
+def _resized(images: ImageSet, size: tuple[int, ...]) -> Iterator[str]:
+    """Say so where images don't come in the size that the network takes."""
+    own = None if images.shape is None else images.shape[1:]
+    if own != size[1:]:
+        came = "images of several sizes" if own is None else f"images of {own[0]} x {own[1]}"
+        yield f"{images.name}: {came} are resized to {size[1]} x {size[2]}"
 
 
 def mirrored(images: ImageSet, mirror: bool | None) -> ImageSet:

@@ -58,6 +58,8 @@ def within_limits(
         depth = least_depth(bench, request.limits)
         reached = tuple(met(bench, limit, depth) for limit in request.limits)
         plan = bench.ranking.plan(depth)
+    if not plan.reached:
+        run.notes.append("the dense network keeps every limit already, and nothing was cut")
     remove = max(nodes_asked(request.limits), plan.reached)
     return replace(plan, budget=replace(request.budget, remove=remove)), scores, reached
 

@@ -21,6 +21,9 @@ Taken = TypeVar("Taken")
 WHOLE: tuple[tuple[str, str], ...] = (("images", "labels"), ("x", "y"))
 """Names of (images, labels) in a file that has one part only."""
 
+CHANNELS = (1, 3, 4)
+"""Of grey, coloured and transparent images."""
+
 PARTS: Mapping[Split, tuple[tuple[str, str], ...]] = {
     "train": (("train_images", "train_labels"), ("images_train", "labels_train"), ("x_train", "y_train")),
     "test": (("test_images", "test_labels"), ("images_test", "labels_test"), ("x_test", "y_test")),
@@ -97,6 +100,8 @@ def _images(array: NDArray[Any], what: str) -> Pixels:
         )
     if 0 in array.shape:
         raise InputError(f"{what} have shape {array.shape}; expected at least one image")
+    if array.ndim == 4 and array.shape[-1] not in CHANNELS and array.shape[1] in CHANNELS:
+        raise InputError(f"{what} have shape {array.shape}; expected (N, H, W, C), the channels last")
     return array if array.ndim == 4 else array[..., None]
 
 

@@ -25,6 +25,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "colour.npz": (lambda path: save_images(path, (28, 28, 3)), ("colour", "3 channels", "reads 1")),
     "many.npz": (lambda path: save_images(path, (28, 28, 1), first=3), ("many", "up to 12", "10 outputs")),
     "negative.npz": (lambda path: save_images(path, (28, 28, 1), first=-1), ("negative", "labels")),
+    "first.npz": (
+        lambda path: np.savez(path, images=np.zeros((9, 1, 28, 28), np.uint8), labels=np.arange(9)),
+        ("first", "(9, 1, 28, 28)", "the channels last"),
+    ),
     "floats.npz": (_floats, ("floats.npz", "uint8")),
     "objects.npz": (_objects, ("objects.npz", "plain arrays")),
     "text.npz": (lambda path: path.write_text("images"), ("text.npz",)),

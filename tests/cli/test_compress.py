@@ -186,6 +186,14 @@ def test_test_data_leave_all_of_the_data_to_learn_from(cli: Command, here: Path)
     assert (report["samples"], report["accuracy"]["finetuned"]) == (400, None)
 
 
+def test_images_of_another_size_are_said_to_be_resized(cli: Command, here: Path) -> None:
+    save_images(here / "data.npz", (28, 28, 1))
+    save_images(here / "test.npz", (14, 20, 1), each=3)
+    options = ("--data", "data.npz", "--test-data", "test.npz", "--json")
+    notes = cli(*HALF, *QUICK, *options).done().document["notes"]
+    assert [note for note in notes if "resized" in note] == ["test: images of 14 x 20 are resized to 28 x 28"]
+
+
 def _exchange(layer: nn.Linear) -> None:
     with torch.no_grad():
         layer.weight[[0, 1]] = layer.weight[[1, 0]]

@@ -68,6 +68,12 @@ def test_the_file_on_the_disk_is_as_small_as_it_was_said_to_be(cli: Command, her
     assert row["reached"] <= row["bound"]
 
 
+def test_a_limit_that_the_dense_network_keeps_cuts_nothing_and_says_so(cli: Command) -> None:
+    document = cli(*MLP, "--params", "2M", *QUICK, "--json").done().document
+    assert document["nodes"]["removed"] == 0
+    assert "the dense network keeps every limit already, and nothing was cut" in document["notes"]
+
+
 def test_what_is_shown(cli: Command) -> None:
     finished = cli(*MLP, "--nodes", 0.2, "--params", "30k", *QUICK).done()
     for words in ("Asked for", "limit", "reached", "how", "20 % removed", "at most 30k", "counted"):

@@ -99,3 +99,11 @@ def test_files_that_are_there_are_kept(cli: Command, here: Path) -> None:
     cli(*TINY, "--points", 2, "-o", "out", "--force").done()
     assert (here / "out" / "pareto.svg").read_text().startswith("<svg")
     assert (here / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_a_result_beside_a_sweep_can_still_be_replaced(cli: Command, here: Path) -> None:
+    compress = ("compress", *TINY[1:], "--nodes", 0.2, "--no-export", "--no-measure", "-o", "out")
+    cli(*compress).done()
+    cli(*TINY, "--points", 2, "-o", "out").done()
+    cli(*compress, "--force").done()
+    assert "pareto.json" not in {path.name for path in (here / "out").iterdir()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ WRAPPED: Mapping[type, str] = {
     torch.jit.ScriptModule: "the module that it was made of: TorchScript has no layers to cut",
 }
 """Modules that stand for another one -> what to give instead."""
+
+IGNORED = -100
+"""The class that cross entropy leaves out."""
 
 
 def check_network(model: object) -> None:
@@ -62,22 +66,18 @@ def check_data(model: nn.Module, samples: Samples) -> None:
         return
     classes = output.shape[1]
     targets = torch.cat([batch.target.flatten() for batch in samples.batches])
-    least, most = int(targets.min()), int(targets.max())
-    if most >= classes or least < IGNORED or IGNORED < least < 0:
+    targets = targets[targets != IGNORED]
+    if len(targets) and (targets.min() < 0 or targets.max() >= classes):
         raise InputError(
-            f"the targets of data go from {least} to {most} and the network has {classes} outputs; "
-            f"expected classes from 0 to {classes - 1}, or loss= for other targets"
+            f"the targets of data go from {targets.min()} to {targets.max()} and the network has {classes} "
+            f"outputs; expected classes from 0 to {classes - 1}, or loss= for other targets"
         )
 
 
-IGNORED = -100
-"""The class that cross entropy leaves out."""
-
-
-def _output(model: nn.Module, samples: Samples, few: tuple[Tensor, ...]) -> Tensor:
+def _output(model: nn.Module, samples: Samples, few: tuple[Tensor, ...]) -> Any:
     try:
         with torch.no_grad(), evaluating(model):
-            output: Tensor = samples.forward(on_copies(model), few)
+            output = samples.forward(on_copies(model), few)
     # A forward pass raises whatever it likes; ours say what they mean.
     except (InputError, torch.OutOfMemoryError):
         raise

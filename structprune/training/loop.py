@@ -46,7 +46,8 @@ def finetune(
         model: puts out class scores (N,K).
         batches: what to train on, from :func:`structprune.tasks.to_batches`; its batch size is a step's.
         epochs: how often every image is seen; 0 changes nothing but the mode.
-        recipe: learning rate, momentum, weight decay.
+        recipe: optimiser, peak rate, momentum, decay and clipping; its rate is one cycle over all steps, and
+            batch size and epochs are those given here.
         mirror: whether to mirror images; by default as the data say.
         seed: of order, augmentation and dropout.
         device: where to train; by default where the network is.

@@ -108,7 +108,7 @@ def named() -> Run:
 
 
 def test_the_public_names_are_these() -> None:
-    names = ["Compressed", "__version__", "channel_groups", "compress", "load", "score"]
+    names = ["Compressed", "StructpruneError", "__version__", "channel_groups", "compress", "load", "score"]
     assert structprune.__all__ == names == dir(structprune)
     assert all(getattr(structprune, name) is not None for name in names)
 

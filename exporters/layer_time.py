@@ -33,7 +33,7 @@ class LayerTime:
         layer: the module, or the place and operator where no module stands for it.
         dense: ms in the first network, or None where it has no such layer.
         pruned: ms in the other one, or None.
-        ratio: dense / pruned with its interval, or None where one is missing.
+        ratio: dense / pruned with its interval, or None where one is missing or both are the same network.
         share: of the other network's time, summed over its layers.
     """
 

@@ -63,8 +63,11 @@ def random_inputs(path: Path, size: Sequence[int] | None = None, seed: int = 0) 
     Raises:
         InputError: the file can't be opened, takes another size, or leaves one open that was not given.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(_drawn(path, entry, size, generator) for entry in _entries(path))
+    entries, generator = _entries(path), torch.Generator().manual_seed(seed)
+    wanted = [_size(entry) for entry in entries]
+    if size is not None and not any(_fits(tuple(size), own) for own in wanted):
+        raise InputError(f"{path.name} takes inputs of sizes {_listed(wanted)}; got {tuple(size)}")
+    return tuple(_drawn(path, entry, size, generator) for entry in entries)
 
 
 def _entries(path: Path) -> list[Any]:
@@ -80,11 +83,7 @@ def _size(entry: Any) -> Size:
 
 def _drawn(path: Path, entry: Any, size: Sequence[int] | None, generator: torch.Generator) -> Tensor:
     own = _size(entry)
-    if size is not None and len(size) == len(own):
-        if not _fits(tuple(size), own):
-            raise InputError(
-                f"{path.name} takes {entry.name!r} of size {_listed([own])}; got {_listed([tuple(size)])}"
-            )
+    if size is not None and _fits(tuple(size), own):
         own = tuple(size)
     if None in own:
         raise InputError(

@@ -143,8 +143,7 @@ def compress(
         score: a criterion, or a fusion of several joined by ``+``.
         data: what scores: (inputs, targets) tensors or an iterable of such pairs; random inputs if None.
         loss: (output, target) -> mean loss; cross entropy by default.
-        forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output, and
-            without ``loss`` the class scores in it: ``logits``, ``out``, or its first tensor (N, K).
+        forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output.
         evaluate: network -> accuracy in [0, 1], on inputs that neither score nor train.
         finetune: trains the network that it is given, in place, after the cut.
         correct: what is done right after the cut, on the inputs of ``data`` without their targets:
@@ -202,12 +201,15 @@ def compress(
     method = asked_for(correct, known, data is not None)
     given = _samples(model, example, data, loss, forward, samples, seed)
     asked = _limits(nodes, limits or {})
+    scoring = Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels)
+    if data is not None and forward is None:
+        check_data(model, given, scoring)
     request = Request(
         model=model,
         example=example,
         budget=Budget(nodes_asked(asked), "nodes", floor, align if isinstance(align, int) else 1),
         samples=given,
-        scoring=Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels),
+        scoring=scoring,
         name=type(model).__name__,
         trained_why=why,
         architecture=_architecture(architecture, model),
@@ -266,6 +268,8 @@ def score(
     known, _ = is_trained(model, False, False, trained)
     chosen = _samples(model, example, data, loss, forward, samples, seed)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed, mini_batch, labels)
+    if data is not None and forward is None:
+        check_data(model, chosen, scoring)
     few = tuple(x[:TRIAL_INPUTS] for x in proof_inputs(chosen, seed))
     groups = trusted(model, channel_groups(model, example), few)
     return score_channels(model, groups, chosen, scoring)
@@ -346,9 +350,7 @@ def _samples(
 ) -> Samples:
     if data is None:
         return random_samples(model, example, count, seed)
-    samples = samples_of(data, loss, forward, example[0].device)
-    check_data(model, samples)
-    return samples
+    return samples_of(data, loss, forward, example[0].device)
 
 
 __all__ = ["Compressed", "compress", "score"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from structprune.layers import batch_norms
 
@@ -37,10 +37,23 @@ def evaluating(model: nn.Module, batch_norm: BatchNormMode = "fixed") -> Iterato
             module.training = mode
 
 
-def on_copies(model: nn.Module) -> Callable[..., Any]:
-    """Return the network as a function: what its forward pass writes to buffers it writes to copies."""
-    copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    return lambda *inputs, **keywords: functional_call(model, copies, inputs, keywords)
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Let forward passes write to copies of the network's buffers, and put its own back."""
+    # Those of a lazy module are made by its first forward pass, and stay.
+    own = [
+        (module, key, buffer)
+        for module in model.modules()
+        for key, buffer in module._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
+    try:
+        for module, key, buffer in own:
+            module._buffers[key] = buffer.clone()
+        yield
+    finally:
+        for module, key, buffer in own:
+            module._buffers[key] = buffer
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from structprune.errors import StructpruneError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)")
+OPTION = re.compile(r"(?<![\w/\\'-])(?<!command line )--([a-z][a-z-]*)")
 
-ARGUMENTS = {"arch": "architecture", "input-size": "example_input", "device": "the device of example_input"}
+ARGUMENTS = {"input-size": "example_input", "device": "the device of example_input"}
 """Arguments that have another name than the option."""
 
 
@@ -46,5 +46,7 @@ def in_python(words: str) -> str:
         'cut_padded lets them leave'
         >>> in_python("my--weights.pt is no checkpoint")
         'my--weights.pt is no checkpoint'
+        >>> in_python("runs/--old exists")
+        'runs/--old exists'
     """
     return OPTION.sub(lambda found: ARGUMENTS.get(found[1], found[1].replace("-", "_")), words)

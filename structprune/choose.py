@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic, one_kernel
-from structprune.batch_norm import evaluating, on_copies, take_statistics, were_trained
+from structprune.batch_norm import buffers_kept, evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
-from structprune.criteria import DEFAULT, named, parts
+from structprune.criteria import DEFAULT, WITHOUT_LOSS, named, parts
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
 from structprune.samples import Samples
@@ -117,8 +117,8 @@ def is_trained(
     if seen is not None:
         return seen, f"its batch norms have {'seen data' if seen else 'seen nothing yet'}"
     if from_checkpoint:
-        return True, "read from a file, and no batch norm tells; it can be called untrained"
-    return False, "not read from a file, and no batch norm tells; it can be called trained"
+        return True, "read from a file, and no batch norm tells; trained=False (--untrained) says otherwise"
+    return False, "not read from a file, and no batch norm tells; trained=True (--trained) says otherwise"
 
 
 def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:
@@ -189,7 +189,7 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
     size = scoring.mini_batch or (TRAINED_MINI_BATCH if scoring.trained else MINI_BATCH)
     if size != MINI_BATCH and scoring.batch_norm != "batch":
         samples = replace(samples, batches=mini_batches_of(samples.batches, size))
-    labels = scoring.labels or ("drawn" if scoring.trained and samples.classes else "given")
+    labels = _labels(samples, scoring)
     sampling = Sampling(
         batches=samples.batches,
         loss=samples.loss,
@@ -211,6 +211,15 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
         if labels == "drawn":
             sampling = with_drawn_labels(gated, sampling)
         return [criterion(gated, sampling) for criterion in named(scoring.score)]
+
+
+def _labels(samples: Samples, scoring: Scoring) -> Labels:
+    return scoring.labels or ("drawn" if scoring.trained and samples.classes else "given")
+
+
+def takes_targets(samples: Samples, scoring: Scoring) -> bool:
+    """Tell whether a score takes the loss of the targets that were given."""
+    return _labels(samples, scoring) == "given" and not WITHOUT_LOSS.issuperset(parts(scoring.score))
 
 
 # Criteria that never run the network on the scoring inputs, or take statistics of their own.
@@ -350,6 +359,6 @@ def fitting_chunk(model: nn.Module, samples: Samples) -> int:
 def _input_bytes(model: nn.Module, samples: Samples) -> int:
     """Return the bytes of all layers' inputs for one sample, from a pass over two."""
     few = tuple(x[:2] for x in samples.batches[0].inputs)
-    with torch.no_grad(), evaluating(model):
-        sizes = input_sizes(model, lambda: samples.forward(on_copies(model), few))
+    with torch.no_grad(), evaluating(model), buffers_kept(model):
+        sizes = input_sizes(model, lambda: samples.forward(model, few))
     return sum(size // len(few[0]) for size in sizes.values())

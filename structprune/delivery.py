@@ -311,7 +311,7 @@ def judged(judge: Judge, model: nn.Module) -> float:
         found = judge.evaluate(model)
     try:
         accuracy = float(found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         accuracy = math.nan
     if not 0 <= accuracy <= 1:
         raise InputError(f"evaluate gave {found!r}; expected an accuracy from 0 to 1")

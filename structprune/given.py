@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from structprune.batch_norm import evaluating, on_copies
+from structprune.batch_norm import buffers_kept, evaluating
+from structprune.channels.isolated import exhausted
+from structprune.choose import Scoring, takes_targets
 from structprune.errors import InputError, UsageError
 from structprune.samples import Samples
 
@@ -20,6 +23,7 @@ WRAPPED: Mapping[type, str] = {
 }
 """Modules that stand for another one -> what to give instead."""
 
+FEW = 2
 IGNORED = -100
 """The class that cross entropy leaves out."""
 
@@ -54,37 +58,65 @@ def check_callable(**given: Callable[..., object] | None) -> None:
             raise UsageError(f"{name} is a {type(value).__name__}; expected a function")
 
 
-def check_data(model: nn.Module, samples: Samples) -> None:
-    """Refuse inputs that a network can't run on, and classes that it has no output for.
+def check_data(model: nn.Module, samples: Samples, scoring: Scoring) -> None:
+    """Refuse inputs that a network can't run on, and targets that cross entropy doesn't take.
+
+    Targets are looked at only where the score takes their loss.
+
+    Args:
+        model: the network; it is left as it is.
+        samples: the caller's own, put through the network as they are.
+        scoring: how channels are scored.
 
     Raises:
         InputError: saying which.
     """
-    few = tuple(x[:2] for x in samples.batches[0].inputs)
-    output = _output(model, samples, few)
-    if not samples.classes:
+    first = samples.batches[0]
+    output = _output(model, tuple(x[:FEW] for x in first.inputs))
+    if samples.loss is not functional.cross_entropy or not takes_targets(samples, scoring):
         return
-    classes = output.shape[1]
+    if isinstance(output, Tensor) and output.dim() > 1:
+        _check_classes(samples, output.shape[1])
+    try:
+        functional.cross_entropy(output, first.target[:FEW])
+    except (RuntimeError, TypeError, ValueError) as error:
+        got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        wanted = f"{_kind(first.target)} of shape (N, {', '.join(map(str, first.target.shape[1:]))})"
+        raise InputError(
+            f"cross entropy doesn't take {got}, the output for {FEW} inputs, with targets {wanted}: "
+            f"{_reason(error)}; give classes (N,) from 0 on, or loss= and forward="
+        ) from error
+
+
+def _check_classes(samples: Samples, classes: int) -> None:
     targets = torch.cat([batch.target.flatten() for batch in samples.batches])
     targets = targets[targets != IGNORED]
-    if len(targets) and (targets.min() < 0 or targets.max() >= classes):
-        raise InputError(
-            f"the targets of data go from {targets.min()} to {targets.max()} and the network has {classes} "
-            f"outputs; expected classes from 0 to {classes - 1}, or loss= for other targets"
-        )
+    if targets.is_floating_point() or not len(targets) or 0 <= targets.min() <= targets.max() < classes:
+        return
+    raise InputError(
+        f"the targets of data go from {targets.min()} to {targets.max()} and the network has {classes} "
+        f"outputs; expected classes from 0 to {classes - 1}, or loss= for other targets"
+    )
 
 
-def _output(model: nn.Module, samples: Samples, few: tuple[Tensor, ...]) -> Any:
+def _output(model: nn.Module, few: tuple[Tensor, ...]) -> Any:
     try:
-        with torch.no_grad(), evaluating(model):
-            output = samples.forward(on_copies(model), few)
-    # A forward pass raises whatever it likes; ours say what they mean.
-    except (InputError, torch.OutOfMemoryError):
-        raise
+        with torch.no_grad(), evaluating(model), buffers_kept(model):
+            return model(*few)
+    # A forward pass raises whatever it likes.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        shapes = ", ".join(f"{tuple(x.shape[1:])} {str(x.dtype).removeprefix('torch.')}" for x in few)
+        if exhausted(error) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        shapes = ", ".join(f"{tuple(x.shape[1:])} {_kind(x)}" for x in few)
         raise InputError(
-            f"the network can't run on the inputs of data, each {shapes}: {reason}; give inputs that it takes"
+            f"the network can't run on the inputs of data, each {shapes}: {_reason(error)}; "
+            "give inputs that it takes"
         ) from error
-    return output
+
+
+def _kind(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -113,7 +113,7 @@ def select_weights(scores: Mapping[str, Tensor], remove: float) -> dict[str, Ten
     """
     flat = torch.cat([value.flatten().double() for value in scores.values()])
     if torch.isnan(flat).any():
-        raise InputError("a weight's score is NaN; check the weights and --mean/--std")
+        raise InputError("a weight's score is NaN; check the weights and how inputs are normalised")
     kept = kept_count(len(flat), remove)
     if kept < 1:
         raise TargetUnreachableError(f"weights {remove:g} leaves none of {len(flat)}; ask for less")

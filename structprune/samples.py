@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.batch_norm import evaluating, on_copies
+from structprune.batch_norm import buffers_kept, evaluating
 from structprune.crew import ALONE, Crew
 from structprune.errors import InputError, UsageError
 from structprune.scores import MINI_BATCH, Batch, mini_batches_of
@@ -19,6 +19,9 @@ Loss = Callable[[Any, Any], Tensor]
 Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]
 
 DEFAULT_SAMPLES = 64
+IMAGES = 4
+"""Dimensions of images, (N, C, H, W)."""
+
 _EXPECTED = "expected (inputs, targets) tensors of one length, or an iterable of such pairs"
 
 
@@ -64,8 +67,8 @@ def random_samples(
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(random_like(x, count, generator) for x in example)
     try:
-        with torch.no_grad(), evaluating(model):
-            output = on_copies(model)(*(x[:2] for x in inputs))
+        with torch.no_grad(), evaluating(model), buffers_kept(model):
+            output = model(*(x[:2] for x in inputs))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         shapes = [tuple(x.shape) for x in example]
@@ -113,12 +116,12 @@ def _described(output: object) -> str:
 def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return ``count`` random inputs in the form of x (N, ...).
 
-    They are standard-normal; of uint8 any pixels, and of other whole numbers ids that x holds.
+    They are standard-normal; of whole numbers ids that x holds, and pixels where x is a blank image of uint8.
     """
     shape = (count, *x.shape[1:])
     if x.is_floating_point():
         return torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
-    if x.dtype == torch.uint8:  # pixels
+    if x.dtype == torch.uint8 and x.dim() == IMAGES and bool((x == x.flatten()[0]).all()):
         return torch.randint(0, 256, shape, generator=generator, dtype=x.dtype).to(x.device)
     # Ids: any that the example shows to be valid.
     flat = x.flatten().cpu()
@@ -137,12 +140,11 @@ def samples_of(
     Args:
         data: (inputs, targets) tensors, or an iterable of such pairs; inputs may be a tuple of tensors.
         loss: (output, target) -> mean loss; cross entropy by default.
-        forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output, and
-            where there is no ``loss`` either, the class scores in it.
+        forward: (network, inputs) -> output that ``loss`` takes.
         device: where the network is.
 
     Raises:
-        InputError: there is nothing in it, or targets that cross entropy doesn't take.
+        InputError: there is nothing in it.
     """
     if not isinstance(data, Iterable):
         raise InputError(f"data is a {type(data).__name__}; {_EXPECTED}")
@@ -152,40 +154,21 @@ def samples_of(
     batches = mini_batches_of([_pair(pair, device) for pair in pairs])
     if not batches:
         raise InputError(f"data is empty; {_EXPECTED}")
-    how = f"{sum(map(len, batches))} of the caller's own inputs"
     if loss is None:
         batches = tuple(replace(batch, target=_as_classes(batch.target)) for batch in batches)
+    keywords: dict[str, Any] = {"forward": forward} if forward is not None else {}
+    how = f"{sum(map(len, batches))} of the caller's own inputs"
+    chosen = loss or functional.cross_entropy
     classes = loss is None and forward is None and not batches[0].target.is_floating_point()
-    if forward is None:
-        forward = _whole_output if loss else _class_scores
-    return Samples(batches, loss or functional.cross_entropy, forward, real=True, how=how, classes=classes)
-
-
-def _whole_output(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
-    return network(*inputs)
-
-
-def _class_scores(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Tensor:
-    output = network(*inputs)
-    scores = _scores_in(output)
-    if scores is None:
-        raise InputError(
-            f"the network puts out {_described(output)}, which cross entropy doesn't take; "
-            "give loss=, or forward= that picks class scores (N, K) from it"
-        )
-    return scores
+    return Samples(batches, chosen, real=True, how=how, classes=classes, **keywords)
 
 
 def _as_classes(target: Tensor) -> Tensor:
-    """Return targets as cross entropy takes them: int64 classes, or probabilities (N, K) as they are."""
-    if not target.is_floating_point():
-        return target.long()
-    if target.dim() < 2:
-        raise InputError(
-            f"the targets of data are {str(target.dtype).removeprefix('torch.')} of shape "
-            f"{tuple(target.shape)}; cross entropy takes whole numbers, one class each; give loss= for others"
-        )
-    return target
+    """Return whole numbers of any size as cross entropy takes them, in int64, and others as they are."""
+    return target.long() if target.dtype in WHOLE else target
+
+
+WHOLE = (torch.int8, torch.int16, torch.int32, torch.uint8)
 
 
 def inputs_of(samples: Samples) -> tuple[Tensor, ...]:

@@ -255,7 +255,7 @@ def finished(values: Mapping[str, Tensor], criterion: str) -> Scores:
     if broken:
         raise InputError(
             f"the {criterion} score is not finite for {broken[0]} and {len(broken) - 1} more: the network's "
-            "output or loss overflows on the scoring inputs; check the weights and --mean/--std"
+            "output or loss overflows on the scoring inputs; check the weights and how inputs are normalised"
         )
     return Scores(done, criterion)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import structprune
 from structprune import StructpruneError
+from structprune.samples import random_like
 from tests.oracles.state import changed, snapshot
 
 X, Y = torch.randn(24, 4), torch.arange(24) % 3
@@ -34,17 +35,6 @@ class InDict(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         return {"words": "of it", self.name: self.net(x)}
-
-
-class OfWords(nn.Module):
-    """Puts out no tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = network()
-
-    def forward(self, x: Tensor) -> str:
-        return str(self.net(x).sum())
 
 
 @pytest.mark.parametrize(
@@ -78,60 +68,95 @@ def test_torchscript_has_no_layers() -> None:
         ((X.double(), Y), r"can't run on the inputs of data, each \(4,\) float64"),
         ((X, Y + 7), "the targets of data go from 7 to 9 and the network has 3 outputs"),
         ((X, Y - 1), "the targets of data go from -1 to 1"),
-        ((X, Y.float()), r"float32 of shape \(16,\); cross entropy takes whole numbers"),
+        ((X, Y.float()), r"doesn't take \(2, 3\), the output for 2 inputs, with targets float32"),
+        ((X, nn.functional.one_hot(Y)), r"with targets int64 of shape \(N, 3\)"),
+        ((X, Y[:, None]), r"with targets int64 of shape \(N, 1\)"),
     ],
-    ids=["width", "precision", "too many classes", "a class below none", "numbers"],
+    ids=["width", "precision", "too many classes", "a class below none", "numbers", "one hot", "a column"],
 )
 def test_data_that_do_not_fit(data: Any, words: str) -> None:
     refused(words, data=data)
 
 
-def test_an_output_without_class_scores() -> None:
-    refused("puts out a str, which cross entropy doesn't take; give loss=", OfWords(), data=(X, Y))
+def test_an_output_that_cross_entropy_does_not_take() -> None:
+    refused(
+        "doesn't take a dict, the output for 2 inputs, .*give classes .*loss= and forward=",
+        InDict(),
+        data=(X, Y),
+    )
 
 
-@pytest.mark.parametrize("name", ["loss", "forward", "evaluate", "finetune", "progress"])
-def test_what_can_not_be_called(name: str) -> None:
-    refused(f"{name} is a int; expected a function", **{name: 3})
+@pytest.mark.parametrize("score", ["magnitude", "ntk_sap", "bn_scale", "synflow"])
+@pytest.mark.parametrize(
+    "targets", [torch.full((24,), -1), Y + 1000, torch.zeros(24)], ids=["none", "others", "0"]
+)
+def test_targets_that_no_score_takes_are_not_looked_at(score: str, targets: Tensor) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    assert structprune.score(model, X[:2], score, data=(X, targets)).values["0"].shape == (8,)
 
 
-def test_an_accuracy_that_is_none() -> None:
-    refused("evaluate gave 'high'; expected an accuracy from 0 to 1", evaluate=lambda _: "high")
+def test_targets_that_are_drawn_are_not_looked_at() -> None:
+    assert structprune.score(network(), X[:2], "snip", data=(X, Y - 1), trained=True).values["0"].shape == (
+        8,
+    )
 
 
-@pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8])
-def test_classes_may_be_whole_numbers_of_any_kind(kind: torch.dtype) -> None:
-    model = network()
-    usual, other = (structprune.score(model, X[:2], "snip", data=(X, y)) for y in (Y, Y.to(kind)))
-    assert all(torch.equal(usual.values[name], other.values[name]) for name in usual.values)
+def test_a_forward_of_the_callers_own_may_look_into_the_network() -> None:
+    def forward(net: Any, inputs: tuple[Tensor, ...]) -> Any:
+        return net[2](net[1](net[0](inputs[0])))
+
+    found = structprune.score(network(), X[:2], "magnitude", data=(X, Y), forward=forward)
+    assert found.values["0"].shape == (8,)
 
 
-@pytest.mark.parametrize("name", ["logits", "out", "something"])
-def test_class_scores_are_found_in_a_dictionary(name: str) -> None:
-    model = InDict(name)
-    found = structprune.score(model, X[:2], "snip", data=(X, Y))
-    plain = structprune.score(model.net, X[:2], "snip", data=(X, Y))
-    assert torch.equal(found.values["net.0"], plain.values["0"])
+class Counting(nn.Module):
+    """Counts its calls in a buffer."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += 1
+        return self.net(x)
 
 
-def test_checking_data_leaves_no_trace() -> None:
-    class Counting(nn.Module):
-        calls: Tensor
+class Twice(nn.Module):
+    """Holds one module under two names."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network()
-            self.register_buffer("calls", torch.zeros(()))
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.other = Counting()
+        self.last = nn.Linear(3, 3)
 
-        def forward(self, x: Tensor) -> Any:
-            self.calls += 1
-            return self.net(x)
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.one(x).relu())
 
-    model = Counting()
+
+@pytest.mark.parametrize("kind", [Counting, Twice])
+def test_checking_data_leaves_no_trace(kind: type[nn.Module]) -> None:
+    model = kind()
     before = snapshot(model)
     structprune.score(model, X[:2], "snip", data=(X, Y))
     structprune.score(model, X[:2], "snip")
     assert not changed(before, snapshot(model))
+
+
+@pytest.mark.parametrize(
+    ("example", "held"),
+    [
+        (torch.ones(2, 6, dtype=torch.uint8), {1}),
+        (torch.tensor([[[[0, 1]]], [[[1, 1]]]], dtype=torch.uint8), {0, 1}),
+        (torch.tensor([[3, 5]]), {3, 5}),
+    ],
+    ids=["a mask", "a mask of four dimensions", "ids"],
+)
+def test_whole_numbers_are_drawn_from_an_example(example: Tensor, held: set[int]) -> None:
+    drawn = random_like(example, 64, torch.Generator().manual_seed(0))
+    assert set(drawn.flatten().tolist()) == held
 
 
 def test_pixels_are_drawn_where_an_example_of_them_is_black() -> None:

@@ -67,7 +67,7 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command line; the entry point of the ``structprune`` command."""
+    """Run the command line."""
     shell.prepare()
     arguments = sys.argv[1:]
     try:

@@ -206,7 +206,7 @@ def prepare(
     mean = _for_channels(network.source.mean if mean is None else mean, channels)
     std = _for_channels(network.source.std if std is None else std, channels)
     notes.append(f"images in [0, 1] normalised with mean {_listed(mean)}, standard deviation {_listed(std)}")
-    for images in {learn.name: learn, test.name: test}.values():
+    for images in {(each.name, each.shape): each for each in (learn, test)}.values():
         notes += _resized(images, network.size)
     how = f"{test.name}, images that neither scored nor trained"
 

@@ -43,8 +43,9 @@ def staged_file(path: Path) -> Iterator[Path]:
             for made in sorted(Path(stage).iterdir(), reverse=True):
                 made.replace(path.with_name(made.name))
     except OSError as error:
+        named = error.filename if isinstance(error.filename, str | bytes) else None
         # A full disk names no file.
-        if error.filename is not None and prefix not in os.fsdecode(error.filename):
+        if error.errno is None or (named is not None and prefix not in os.fsdecode(named)):
             raise
         # What /proc answers.
         missing = isinstance(error, FileNotFoundError)

@@ -49,6 +49,21 @@ DEFAULT = "ntk_sap+crop"
 """The fusion that ``compress`` uses when no score is named."""
 
 
+WITHOUT_LOSS = frozenset(
+    (
+        "bn_scale",
+        "filter_norm",
+        "magnitude",
+        "ntk_sap",
+        "ntk_sap_kept",
+        "ntk_sap_redrawn",
+        "random",
+        "synflow",
+    )
+)
+"""Criteria that no target changes."""
+
+
 def named(name: str) -> list[Criterion]:
     """Return the criteria of a score: ``"snip"``, or a fusion, ``"ntk_sap+crop"``.
 
@@ -71,6 +86,7 @@ def parts(name: str) -> tuple[str, ...]:
 __all__ = [
     "CRITERIA",
     "DEFAULT",
+    "WITHOUT_LOSS",
     "Criterion",
     "bn_scale",
     "crop",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from structprune import cli
+from structprune.__main__ import main
 from tests.cli.command import contents, environment
 
 # Draws for hours.
@@ -60,3 +62,16 @@ def test_a_reader_that_goes_away(here: Path) -> None:
         err = running.stderr.read()
     assert running.returncode == 1
     assert err == b""
+
+
+def test_ctrl_c_before_a_verb_runs_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted; nothing was written\n"

@@ -94,7 +94,7 @@ def test_files_alone_are_compared(cli: Command, here: Path) -> None:
 def test_a_file_says_which_size_it_takes(cli: Command, here: Path) -> None:
     save_identity(here / "fixed.onnx", x=(TensorProto.FLOAT, ["n", 3, 8, 8]))
     refused = cli("measure", "fixed.onnx", "--input-size", 3, 16, 16, *SHORT)
-    refused.refused(1, "fixed.onnx takes 'x' of size (3, 8, 8); got (3, 16, 16)")
+    refused.refused(1, "fixed.onnx takes inputs of sizes (3, 8, 8); got (3, 16, 16)")
 
 
 def test_compress_writes_an_int8_file_beside_the_onnx_file(cli: Command, here: Path) -> None:

@@ -70,7 +70,7 @@ def candidates(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network can't be traced with inputs of shape {[tuple(x.shape) for x in inputs]}: {reason}; "
-            "give an example input that its forward pass accepts"
+            "give an example input that its forward pass accepts (--input-size)"
         ) from error
     if any(name not in trace.reached for name, _ in node_layers(model)):
         _run_in_training(model, inputs, trace)

@@ -1,4 +1,4 @@
-"""What every public call has around it: gradients are on, and errors speak of its arguments."""
+"""What ``compress``, ``score`` and ``save`` have around them: gradients, and errors that speak of arguments."""
 
 from __future__ import annotations
 

@@ -22,6 +22,9 @@ DEFAULT_SAMPLES = 64
 IMAGES = 4
 """Dimensions of images, (N, C, H, W)."""
 
+WHOLE = (torch.int8, torch.int16, torch.int32, torch.uint8)
+"""Whole numbers that cross entropy takes only after they were made int64."""
+
 _EXPECTED = "expected (inputs, targets) tensors of one length, or an iterable of such pairs"
 
 
@@ -166,9 +169,6 @@ def samples_of(
 def _as_classes(target: Tensor) -> Tensor:
     """Return whole numbers of any size as cross entropy takes them, in int64, and others as they are."""
     return target.long() if target.dtype in WHOLE else target
-
-
-WHOLE = (torch.int8, torch.int16, torch.int32, torch.uint8)
 
 
 def inputs_of(samples: Samples) -> tuple[Tensor, ...]:

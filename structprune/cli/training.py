@@ -15,7 +15,7 @@ from structprune.cli.gathering import Asked, Say, stem
 from structprune.cli.tools import toolbox
 from structprune.crew import Crew, crew_of_torchrun
 from structprune.environment import device_named
-from structprune.errors import InputError, OutputError, UnknownNameError, UsageError
+from structprune.errors import InputError, UnknownNameError, UsageError
 from structprune.methods import METHODS, Method
 from structprune.report import Report
 from structprune.request import Lesson
@@ -148,7 +148,7 @@ def _folder_name(asked: Asked, method: Method, remove: float) -> str:
 
 def _check_checkpoint(checkpoint: Path, asked: Asked) -> None:
     if checkpoint.exists() and not asked["resume"] and not asked["force"]:
-        raise OutputError(
+        raise UsageError(
             f"{checkpoint.name} is of a training that was not finished; --resume goes on, --force starts anew"
         )
 

@@ -142,7 +142,7 @@ def test_a_training_that_was_killed_goes_on(small: tuple[object, ...], here: Pat
     assert child.returncode == -signal.SIGKILL
     assert not (here / "cut off").exists()
     refused = _run([*command, "-o", "cut off"], here)
-    refused.refused(1, "--resume goes on")
+    refused.refused(2, "--resume goes on")
     other = _run([*command, "-o", "cut off", "--resume", "--seed", "4"], here)
     other.refused(2, "cut off.training.pt is of another training: its seed was 0, now 4")
     resumed = _run([*command, "-o", "cut off", "--resume"], here)

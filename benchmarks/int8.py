@@ -4,9 +4,9 @@
 
 From the shell, ``compress ... --int8``: a resnet18 as ``tools/train_digits.py`` trains it and a ResNet-20
 trained on CIFAR-10 are mended on images, which calibrate too, and judged on others; torchvision's networks at
-224 px are untrained, scored by filter norms and calibrated on random inputs, for the time alone. One seed. Both
+224 px are untrained, scored by filter norms and calibrated on random inputs, for the time alone. Both
 files are timed in ONNX Runtime in warmed blocks that take turns, on one thread. CIFAR-10 and its weights are
-no part of this project.
+no part of this project. One seed.
 """
 
 from __future__ import annotations

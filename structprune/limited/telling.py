@@ -61,11 +61,19 @@ def _met_measured(bench: Bench, limit: Limit, depth: int) -> tuple[float, float,
     words = [f"{row.how}", f"batch {row.batch}"]
     if row.ratio is not None:
         words.append(f"{row.ratio.value:.3g}x faster than dense ({row.ratio.low:.3g}-{row.ratio.high:.3g})")
-    else:
-        words.append(f"dense {dense:.4g} {QUANTITIES[limit.name].unit}")
+    if limit.form != "factor":
+        words.append(f"dense {dense:.4g} {QUANTITIES[limit.name].unit}{_readings(bench, limit)}")
     words.append(f"{looks} networks measured to find it")
     bound = limit.value if limit.form == "factor" else limit.left(dense)
     return bound, reached, "; ".join(words)
+
+
+def _readings(bench: Bench, limit: Limit) -> str:
+    """Say how far the machine moved while the search went on."""
+    if limit.name != "latency":
+        return ""
+    taken = bench.dense_ms
+    return f" (median of {len(taken)} readings, {min(taken):.4g} to {max(taken):.4g} ms)"
 
 
 _METERS: dict[str, Callable[[Bench, Limit, int], tuple[float, float, str]]] = {

@@ -4,8 +4,8 @@
 
 Untrained networks of torchvision at 224 px, compressed from the shell with filter norms, without the final
 measurements. Afterwards a process that knows nothing of the search times the result's ONNX file beside the
-dense network's, batch 1, one thread, and reads the sizes off the files. It opens the files several times, since
-what a shared machine does in a few seconds is not what it does in half a minute.
+dense network's, batch 1, one thread, and reads the sizes off the files. It opens the files several times:
+what a shared machine does in a few seconds isn't what it does in half a minute.
 """
 
 from __future__ import annotations

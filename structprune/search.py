@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TOLERANCE = 0.02
 """How far a measured figure may lie above what is asked, as a fraction of it."""
@@ -129,6 +129,8 @@ class Search:
         settle: depth -> the least depth with the same cut, since cuts move in steps.
         tolerance: how far the excess may lie above 1, and below it where a step lies between.
         most: looks to take before the best so far must do.
+        revised: depth that was looked at -> its excess by all that is known now, no new look taken; None
+            where a look changes nothing for the others.
     """
 
     excess: Callable[[int, bool], float]
@@ -138,6 +140,7 @@ class Search:
     settle: Callable[[int], int] = field(default=lambda depth: depth)
     tolerance: float = TOLERANCE
     most: int = 12
+    revised: Callable[[int], float] | None = None
 
 
 Seen = dict[int, Try]
@@ -151,16 +154,18 @@ def meet(search: Search) -> tuple[Try | None, Seen]:
     again for longer, and counts as too slow from then on if that says so.
 
     Returns:
-        The depth that was settled on, or None where nothing is fast enough; and everything that was tried.
+        The depth that was settled on, or None where nothing is fast enough; and everything that was tried, as
+        it stands by all that was measured.
     """
     seen: Seen = {}
     _look(search, seen, search.settle(search.low), sure=False)
     while True:
+        _revise(search, seen)
         slow, fast = _bracket(search, seen)
         depth = _next(search, slow, fast, len(seen)) if len(seen) < search.most else None
         if depth is None and fast is None:
-            depth = search.settle(search.high)
-            if slow is not None and slow.depth >= depth and slow.sure:
+            depth = _last_chance(search, seen)
+            if depth is None:
                 return None, seen
             _look(search, seen, depth, sure=True)
         elif depth is not None:
@@ -173,6 +178,19 @@ def meet(search: Search) -> tuple[Try | None, Seen]:
 
 def _look(search: Search, seen: Seen, depth: int, sure: bool) -> None:
     seen[depth] = Try(depth, search.excess(depth, sure), sure)
+
+
+def _revise(search: Search, seen: Seen) -> None:
+    if search.revised is not None:
+        seen.update({depth: replace(tried, excess=search.revised(depth)) for depth, tried in seen.items()})
+
+
+def _last_chance(search: Search, seen: Seen) -> int | None:
+    """Return what to be sure of before all is called too slow: of short looks more is asked."""
+    near = (found for found in seen.values() if not found.sure and found.excess <= 1 + search.tolerance)
+    deepest = search.settle(search.high)
+    depth = min((found.depth for found in near), default=deepest)
+    return None if depth in seen and seen[depth].sure else depth
 
 
 def _bracket(search: Search, seen: Seen) -> tuple[Try | None, Try | None]:

@@ -52,14 +52,18 @@ def _on_disk(bench: Bench, limit: Limit, counts_kept: Kept, low: int) -> tuple[i
 def _measured(bench: Bench, limits: Sequence[Limit], kept: Kept, low: int) -> int:
     """Find the least depth whose measured time and memory are what is asked for, within 2 %."""
     ranking = bench.ranking
+    timed = [limit for limit in limits if limit.name in TIMED]
 
-    def excess(depth: int, sure: bool) -> float:
+    def looked(depth: int, sure: bool) -> float:
+        if kept(depth):
+            bench.run.say(f"measuring nodes {depth / ranking.groups.nodes:.3f}")
+            if timed:
+                bench.measure("batch_time", depth, sure)
+        return excess(depth)
+
+    def excess(depth: int) -> float:
         if not kept(depth):  # a later cut may need a little more than an earlier one
             return 1 + 2 * TOLERANCE
-        bench.run.say(f"measuring nodes {depth / ranking.groups.nodes:.3f}")
-        timed = [limit for limit in limits if limit.name in TIMED]
-        if timed:
-            bench.measure("batch_time", depth, sure)
         found = max((over(bench, limit, depth) for limit in timed), default=0.0)
         # Memory takes processes of its own, which what is too slow anyway does not need.
         rest = limits if found <= 1 + TOLERANCE else timed
@@ -69,7 +73,8 @@ def _measured(bench: Bench, limits: Sequence[Limit], kept: Kept, low: int) -> in
         counts = ranking.counts(depth)
         return float(counts.flops or counts.params or 1)
 
-    search = Search(excess, knotted(work, ranking.most), low, ranking.most, ranking.settle)
+    model = knotted(work, ranking.most)
+    search = Search(looked, model, low, ranking.most, ranking.settle, revised=excess)
     found, seen = meet(search)
     if found is None:
         measured = [tried for tried in seen.values() if kept(tried.depth)]

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 from structprune._version import __version__
 
 if TYPE_CHECKING:
-    from structprune.api import Compressed, compress, score
-    from structprune.channels import channel_groups
+    from structprune.api import Compressed, channel_groups, compress, score
     from structprune.checkpoint import load
     from structprune.errors import StructpruneError
 
 _HOMES = {
     "Compressed": "api",
     "StructpruneError": "errors",
-    "channel_groups": "channels",
+    "channel_groups": "api",
     "compress": "api",
     "load": "checkpoint",
     "score": "api",

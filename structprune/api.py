@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structprune import pipeline
+from structprune import channels, pipeline
 from structprune.budget import Budget, Plan
 from structprune.calls import called_from_python
-from structprune.channels import channel_groups
+from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
@@ -271,8 +271,31 @@ def score(
     if data is not None and forward is None:
         check_data(model, chosen, scoring)
     few = tuple(x[:TRIAL_INPUTS] for x in proof_inputs(chosen, seed))
-    groups = trusted(model, channel_groups(model, example), few)
+    groups = trusted(model, channels.channel_groups(model, example), few)
     return score_channels(model, groups, chosen, scoring)
+
+
+@called_from_python
+def channel_groups(
+    model: nn.Module,
+    example_input: Tensor | Sequence[Tensor],
+    cut_padded: bool = False,
+    embedding: bool = False,
+) -> ChannelGroups:
+    """Find the groups of channels that leave together, as :func:`structprune.channels.channel_groups` does.
+
+    Args:
+        model: the network; it is left as it was.
+        example_input: one input with its batch dimension, or several in a tuple.
+        cut_padded: offer channels that are padded with zeros.
+        embedding: offer channels that a LayerNorm normalises together.
+
+    Raises:
+        UsageError: the network or its input is none.
+        InputError: the network can't be traced.
+    """
+    check_network(model)
+    return channels.channel_groups(model, _tuple(example_input), cut_padded, embedding)
 
 
 def _correction(
@@ -353,4 +376,4 @@ def _samples(
     return samples_of(data, loss, forward, example[0].device)
 
 
-__all__ = ["Compressed", "compress", "score"]
+__all__ = ["Compressed", "channel_groups", "compress", "score"]

@@ -1,4 +1,4 @@
-"""What ``compress``, ``score`` and ``save`` have around them: gradients are on, errors name arguments."""
+"""What functions of the Python interface have around them: gradients are on, errors name arguments."""
 
 from __future__ import annotations
 

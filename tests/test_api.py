@@ -227,6 +227,24 @@ def test_channel_groups_is_the_public_one() -> None:
     assert {g.name: g.size for g in groups} == {"fc1": 6, "fc2": 4}
 
 
+@pytest.mark.parametrize(
+    ("model", "example_input", "words"),
+    [
+        ("resnet18", torch.zeros(1, 3), "model is a str; expected a network"),
+        (nn.DataParallel(nn.Linear(3, 2)), torch.zeros(1, 3), "give the network inside, its .module"),
+        (TinyMLP(), "image.png", "example_input is a str; expected a tensor, or several in a tuple"),
+        (TinyMLP(), {"x": torch.zeros(1, 3)}, "example_input is a dict; expected"),
+        (TinyMLP(), torch.zeros(1, 3), "give an example input that its forward pass accepts (example_input)"),
+    ],
+)
+def test_channel_groups_refuses_what_it_can_not_read_in_a_sentence(
+    model: Any, example_input: Any, words: str
+) -> None:
+    with pytest.raises(structprune.StructpruneError) as refused:
+        structprune.channel_groups(model, example_input)
+    assert words in str(refused.value)
+
+
 # ---- reports
 
 

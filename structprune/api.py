@@ -21,7 +21,7 @@ from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
-from structprune.correction import FEWEST, Correction, asked_for, correction_on, rechooses
+from structprune.correction import decided
 from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.device_profile import DeviceProfile, read_profile, this_machine
@@ -198,12 +198,12 @@ def compress(
     check_callable(loss=loss, forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
     example = _tuple(example_input)
     known, why = is_trained(model, False, False, trained)
-    method = asked_for(correct, known, data is not None)
     given = _samples(model, example, data, loss, forward, samples, seed)
     asked = _limits(nodes, limits or {})
     scoring = Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels)
     if data is not None and forward is None:
         check_data(model, given, scoring)
+    take = None if data is None else lambda: inputs_of(given)
     request = Request(
         model=model,
         example=example,
@@ -218,7 +218,7 @@ def compress(
         export=export,
         measure=measure,
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
-        correction=_correction(method, given, correct is None, seed, score),
+        correction=decided(correct, known, take, seed, score),
         limits=beside_nodes(asked),
         profile=_profile(align, profile, str(example[0].device), progress),
     )
@@ -296,16 +296,6 @@ def channel_groups(
     """
     check_network(model)
     return channels.channel_groups(model, _tuple(example_input), cut_padded, embedding)
-
-
-def _correction(
-    method: str | None, given: Samples, by_default: bool, seed: int, score: str
-) -> Correction | None:
-    """Return how to mend on the inputs of the data; by default not at all where these are too few."""
-    count = sum(len(batch) for batch in given.batches)
-    if method is None or (by_default and count < FEWEST):
-        return None
-    return correction_on(method, inputs_of(given), seed, rechooses(method, score))
 
 
 def _limits(nodes: float | None, limits: Mapping[str, str | float]) -> tuple[Limit, ...]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered
-from structprune.correction import FEWEST, Correction, asked_for, correction_on, rechooses
+from structprune.correction import Correction, decided
 
 
 def correction_of(asked: Asked, found: Gathered) -> Correction | None:
     """Return how the cut network is mended, or None where it isn't."""
-    method = asked_for(asked["correct"], found.scoring.trained, found.images is not None)
-    if method is None or found.images is None:
-        return None
-    given = inputs.unlabelled(found.images, found.network, asked["seed"])
-    if asked["correct"] is None and len(given[0]) < FEWEST:
-        return None
-    return correction_on(method, given, asked["seed"], rechooses(method, asked["score"]))
+    images, network, seed = found.images, found.network, asked["seed"]
+    take = None if images is None else lambda: inputs.unlabelled(images, network, seed)
+    return decided(asked["correct"], found.scoring.trained, take, seed, asked["score"])

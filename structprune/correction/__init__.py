@@ -1,21 +1,18 @@
 """Accuracy back without labels and without training, after a cut."""
 
+from structprune.correction.deciding import asked_for, decided, rechooses
 from structprune.correction.mending import (
-    FEWEST,
     FITTED,
     HELD_OUT,
     METHODS,
     Correction,
     Mended,
-    asked_for,
     correction_on,
     mend,
     rechoose,
-    rechooses,
 )
 
 __all__ = [
-    "FEWEST",
     "FITTED",
     "HELD_OUT",
     "METHODS",
@@ -23,6 +20,7 @@ __all__ = [
     "Mended",
     "asked_for",
     "correction_on",
+    "decided",
     "mend",
     "rechoose",
     "rechooses",

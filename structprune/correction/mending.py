@@ -21,7 +21,6 @@ from structprune.correction.least_squares import refit
 from structprune.correction.passes import Fit
 from structprune.correction.reading import Reader, readers
 from structprune.correction.recalibration import recalibrate
-from structprune.criteria import DEFAULT, parts
 from structprune.errors import UsageError
 from structprune.layers import out_width
 from structprune.surgery import cuts
@@ -71,34 +70,6 @@ class Mended:
     model: nn.Module
     changed: tuple[str, ...] = ()
     note: str | None = None
-
-
-def asked_for(method: str | None, trained: bool, data: bool) -> str | None:
-    """Return the method that is meant: by default least squares on a trained network with data, else none.
-
-    Args:
-        method: what was asked for; ``none`` for none, None where nothing was said.
-        trained: whether the network counts as trained.
-        data: whether there are data.
-
-    Raises:
-        UsageError: there is no such method, or no data for it.
-    """
-    if method not in (None, "none", *METHODS):
-        raise UsageError(f"unknown correction {method!r}; known: {', '.join(METHODS)}, none")
-    if method in METHODS and not data:
-        raise UsageError(f"{method} corrects a network on data; give some, or leave it out")
-    if method is None:
-        return "least-squares" if trained and data else None
-    return None if method == "none" else method
-
-
-def rechooses(method: str, score: str) -> bool:
-    """Tell whether channels are chosen anew: where least squares follow on the default score.
-
-    Whoever asks for a score of their own gets the channels that it keeps.
-    """
-    return method == "least-squares" and parts(score) == parts(DEFAULT)
 
 
 def correction_on(method: str, inputs: Inputs, seed: int = 0, rechooses: bool = False) -> Correction:

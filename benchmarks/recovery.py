@@ -7,9 +7,9 @@ chooses, or, once it has said how wide blocks stay, the correction itself: at on
 correction in between, or at the widths that ``--align auto`` takes. They are mended on 512 images without
 labels, a further 128 say whether that helped, and fine-tuned for one epoch on 10,000, with and without the
 dense network as a teacher. Top-1 on 5,000 test images. ``digits`` is torchvision's resnet18 as
-``tools/train_digits.py`` trains it, anew for every seed, whose residual groups are cut too: there fractions
-are of all nodes, and top-1 is on the digits' own test images. One JSON a row: a network, a fraction, a seed
-and what was done. CIFAR-10 and its weights are no part of this project.
+``tools/train_digits.py`` trains it, whose residual groups are cut too: there fractions are of all nodes,
+and top-1 is on the digits' own test images. One JSON a row: a network, a fraction, a seed and what was
+done. CIFAR-10 and its weights are no part of this project.
 """
 
 from __future__ import annotations
@@ -91,12 +91,20 @@ def _cifar_batches(images: ImageSet) -> Batches:
     return to_batches(images, size=(3, 32, 32), mean=MEAN, std=STD)
 
 
-def digits(seed: int) -> Case:
+def digits() -> Case:
     """Train torchvision's resnet18 on digits, or read what was trained before; of all nodes fractions go."""
     from torchvision.models import resnet18
 
+    path = Path(__file__).parents[1] / "build" / "digits-resnet18.pt"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        tool = Path(__file__).parents[1] / "tools" / "train_digits.py"
+        # Sums in another order make another network, of which a deep cut leaves more or less.
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        words = (str(path), "--epochs", str(TRAINED_EPOCHS))
+        subprocess.run([sys.executable, str(tool), *words], check=True, env=one_thread)
     model = resnet18(num_classes=10)
-    model.load_state_dict(torch.load(_trained_on_digits(seed), weights_only=True))
+    model.load_state_dict(torch.load(path, weights_only=True))
     train, test = (
         to_batches(read_images("digits", split=split), size=(3, 32, 32), mean=MEAN, std=STD)
         for split in ("train", "test")
@@ -105,22 +113,10 @@ def digits(seed: int) -> Case:
     return Case(model, groups, train, test, groups.nodes, train.images.labels)
 
 
-def _trained_on_digits(seed: int) -> Path:
-    """Train on one thread, since other sums in other orders make another network."""
-    path = Path(__file__).parents[1] / "build" / f"digits-resnet18-seed{seed}.pt"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        tool = Path(__file__).parents[1] / "tools" / "train_digits.py"
-        words = (str(path), "--epochs", str(TRAINED_EPOCHS), "--seed", str(seed))
-        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, str(tool), *words], check=True, env=one_thread)
-    return path
-
-
 @lru_cache
-def case_of(network: str, seed: int) -> Case:
-    """Return a network's case, made once; that of the CIFAR-10 ResNets is the same for every seed."""
-    return digits(seed) if network == "digits" else cifar(network)
+def case_of(network: str) -> Case:
+    """Return a network's case, made once."""
+    return digits() if network == "digits" else cifar(network)
 
 
 # ---- cutting
@@ -159,7 +155,7 @@ def at_once(network: str, removed: float, seed: int) -> Cut:
 @lru_cache
 def rechosen(network: str, removed: float, seed: int) -> Cut:
     """Cut to the same widths, the channels without which layers can be refitted best, as compress does."""
-    case, start, raw = case_of(network, seed), time.perf_counter(), at_once(network, removed, seed)
+    case, start, raw = case_of(network), time.perf_counter(), at_once(network, removed, seed)
     plan = rechoose(case.model, case.groups, raw.plan, correction_of(case, "least-squares", seed))
     small = shrink(case.model, case.groups, plan).eval()
     return Cut(plan, small, raw.seconds + time.perf_counter() - start)
@@ -168,7 +164,7 @@ def rechosen(network: str, removed: float, seed: int) -> Cut:
 @lru_cache
 def aligned(network: str, removed: float, seed: int) -> Cut:
     """Cut as many nodes at the widths that this machine's ONNX Runtime likes, channels chosen as above."""
-    case = case_of(network, seed)
+    case = case_of(network)
     layers = device_layers(case.model, (case.take(np.arange(2)),), case.groups, own_profile(this_machine()))
     correction = correction_of(case, "least-squares", seed)
     return _cut(
@@ -185,7 +181,7 @@ def aligned(network: str, removed: float, seed: int) -> Cut:
 @lru_cache
 def in_steps(network: str, removed: float, seed: int) -> Cut:
     """Cut in steps on half as many images, mended in between, channels chosen so in every step."""
-    case = case_of(network, seed)
+    case = case_of(network)
     correction = correction_of(case, "least-squares", seed)
     return _cut(
         network, removed, seed, STEPS, 512, lambda plan: rechoose(case.model, case.groups, plan, correction)
@@ -201,7 +197,7 @@ def _cut(
     refine: Callable[[Plan], Plan] = lambda plan: plan,
     pick: Pick | None = None,
 ) -> Cut:
-    case, start = case_of(network, seed), time.perf_counter()
+    case, start = case_of(network), time.perf_counter()
     budget = Budget(round(removed * case.nodes) / case.groups.nodes)
     correction = correction_of(case, "least-squares", seed)
 
@@ -261,7 +257,7 @@ REMEDIES: Mapping[str, Remedy] = {
 
 def run(network: str, removed: float, seed: int, name: str) -> Row:
     """Cut, mend and train as a remedy says."""
-    case, remedy = case_of(network, seed), REMEDIES[name]
+    case, remedy = case_of(network), REMEDIES[name]
     cut = remedy.cut(network, removed, seed)
     start = time.perf_counter()
     small, note = copy.deepcopy(cut.small), None
@@ -278,7 +274,7 @@ def run(network: str, removed: float, seed: int, name: str) -> Row:
         "seed": seed,
         "remedy": name,
         "top1": evaluate(small, case.test),
-        "dense": _dense(network, seed),
+        "dense": _dense(network),
         "note": note,
         "cut_seconds": round(cut.seconds, 1),
         "mending_seconds": round(mending, 1),
@@ -287,9 +283,8 @@ def run(network: str, removed: float, seed: int, name: str) -> Row:
 
 
 @lru_cache
-def _dense(network: str, seed: int) -> float:
-    case = case_of(network, seed)
-    return evaluate(case.model, case.test)
+def _dense(network: str) -> float:
+    return evaluate(case_of(network).model, case_of(network).test)
 
 
 def main() -> None:

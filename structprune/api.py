@@ -21,7 +21,7 @@ from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
 from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
 from structprune.choose import score as score_channels
-from structprune.correction import decided
+from structprune.correction import asked_for, decided
 from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.device_profile import DeviceProfile, read_profile, this_machine
@@ -198,6 +198,7 @@ def compress(
     check_callable(loss=loss, forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
     example = _tuple(example_input)
     known, why = is_trained(model, False, False, trained)
+    asked_for(correct, known, data is not None)  # refused before any data are read
     given = _samples(model, example, data, loss, forward, samples, seed)
     asked = _limits(nodes, limits or {})
     scoring = Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels)
@@ -289,6 +290,9 @@ def channel_groups(
         example_input: one input with its batch dimension, or several in a tuple.
         cut_padded: offer channels that are padded with zeros.
         embedding: offer channels that a LayerNorm normalises together.
+
+    Returns:
+        The groups, the protected layers with reasons, and the layers that have nodes.
 
     Raises:
         UsageError: the network or its input is none.

@@ -57,7 +57,7 @@ class Measurement:
         pruned: readings of the network that goes out.
         ratio: dense / pruned, or None where a ratio means nothing.
         how: protocol, device and provider in words, and whether measured or estimated.
-        verdict: the ratio read aloud: ``"21.3x faster"``, ``"no real difference"``.
+        verdict: the ratio read aloud: ``"21.3x faster"``, ``"... no real speed-up"``.
         extra: named figures that belong to this one: percentiles, grams per 1,000 inferences.
     """
 

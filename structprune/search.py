@@ -129,7 +129,7 @@ class Search:
         settle: depth -> the least depth with the same cut, since cuts move in steps.
         tolerance: how far the excess may lie above 1, and below it where a step lies between.
         most: looks to take before the best so far must do.
-        revised: depth that was looked at -> its excess by all that is known now, no new look taken; None
+        revised: depth that was looked at -> its excess by all that is known now, no new time taken; None
             where a look changes nothing for the others.
     """
 
@@ -151,7 +151,7 @@ def meet(search: Search) -> tuple[Try | None, Seen]:
 
     The deepest cut that is too slow and the least one that is fast enough close in on each other by regula
     falsi, log excess against log work, with a bisection every third time. What is settled on is measured
-    again for longer, and counts as too slow from then on if that says so.
+    again for longer, and counts as too slow while that says so.
 
     Returns:
         The depth that was settled on, or None where nothing is fast enough; and everything that was tried, as

@@ -243,3 +243,10 @@ def test_few_inputs_mend_only_where_that_is_asked_for() -> None:
         compressed(trained=True, data=few, correct="least-squares")
     with pytest.raises(UsageError, match="least-squares corrects a network on data"):
         compressed(correct="least-squares")
+
+
+def test_an_unknown_correction_is_refused_before_any_data_are_read() -> None:
+    batches = iter([(torch.randn(16, 5), torch.randint(0, 3, (16,)))])
+    with pytest.raises(UsageError, match="unknown correction 'magic'; known: least-squares"):
+        compressed(trained=True, data=batches, correct="magic")
+    assert len(list(batches)) == 1

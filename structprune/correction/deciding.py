@@ -15,7 +15,7 @@ def decided(
     """Return how to mend, or None where nothing is to be mended.
 
     Args:
-        asked: a method, ``none``, or None where nothing was said: a handful of inputs mends nothing then.
+        asked: a method, ``none``, or None where nothing was said; fewer than 8 inputs mend nothing then.
         trained: whether the network counts as trained.
         inputs: takes unlabelled inputs, (N, ...) each; None where there are no data.
         seed: of the inputs that judge.

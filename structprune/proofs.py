@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,79 +30,28 @@ from structprune.batch_norm import evaluating
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import load
-from structprune.errors import InputError, ProofFailedError
+from structprune.comparison.gap import (
+    IN_FLOAT32,
+    IN_FLOAT64,
+    LEAST_SPREAD,
+    Bounds,
+    Gap,
+    Inputs,
+    gap,
+    tensors_of,
+)
+from structprune.comparison.influence import exposed
+from structprune.comparison.lockstep import Difference, Pair, first_difference
+from structprune.comparison.settings import Setting, Settings, settings_of, smallest
+from structprune.errors import ProofFailedError
 from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
 from structprune.redraw import begun_again
 from structprune.report import Proof, ProofName
 from structprune.surgery import shrink
 
-LEAST_SPREAD = 1e-3
-
 CLOSED_INPUTS = 4
 """How many inputs closed gates are compared on: in float64 a convolution lays out patches for all of them."""
-
-Inputs = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Gap:
-    """How far two outputs are apart.
-
-    Attributes:
-        error: max|a - b| / max|b|.
-        error_of_spread: max|a - b| / s.
-        spread: s / max|b|.
-        constant: outputs that don't vary, beside others that do.
-    """
-
-    error: float
-    error_of_spread: float
-    spread: float
-    constant: int = 0
-
-    @property
-    def counts(self) -> bool:
-        """Whether the outputs vary enough over the inputs for the comparison to say something."""
-        return self.spread > LEAST_SPREAD
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a gap must stay below; None where a figure is only reported."""
-
-    error: float | None
-    error_of_spread: float | None
-
-    def hold(self, gap: Gap) -> bool:
-        """Tell whether a gap counts and stays below every bound. NaN stays below nothing."""
-        pairs = ((gap.error, self.error), (gap.error_of_spread, self.error_of_spread))
-        return gap.counts and all(bound is None or error < bound for error, bound in pairs)
-
-
-IN_FLOAT64 = Bounds(1e-9, 1e-9)
-IN_FLOAT32 = Bounds(1e-5, 1e-2)
-
-
-def gap(a: Any, b: Any) -> Gap:
-    """Compare outputs a with the reference b, both over the same inputs; of several outputs the worst.
-
-    Raises:
-        InputError: the outputs differ in structure or shape.
-    """
-    (leaves_a, tree_a), (leaves_b, tree_b) = _tensors(a), _tensors(b)
-    shapes_a, shapes_b = ([tuple(x.shape) for x in leaves] for leaves in (leaves_a, leaves_b))
-    if tree_a != tree_b or shapes_a != shapes_b:
-        raise InputError(f"outputs of shapes {shapes_a} and {shapes_b} can't be compared")
-    gaps = [_gap(_real(x), _real(y)) for x, y in zip(leaves_a, leaves_b, strict=True) if y.numel()]
-    # Beside outputs that vary, a constant one, a temperature say, is held to its error alone.
-    varied = [g for g in gaps if g.counts] or gaps
-    return Gap(
-        error=max((g.error for g in gaps), default=0.0),
-        error_of_spread=max((g.error_of_spread for g in varied), default=0.0),
-        spread=min((g.spread for g in varied), default=0.0),
-        constant=len(gaps) - len(varied),
-    )
 
 
 def varies(model: nn.Module, inputs: Inputs) -> bool:
@@ -112,39 +61,14 @@ def varies(model: nn.Module, inputs: Inputs) -> bool:
     return gap(outputs, outputs).counts
 
 
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()).double() if x.is_complex() else x.double()
-
-
-def _tensors(output: Any) -> tuple[list[Tensor], list[Any]]:
-    """Split an output into its tensors and the rest: the structure, and leaves such as None or numbers."""
-    leaves, tree = tree_flatten(output)
-    rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], [str(tree), rest]
-
-
-def _gap(a: Tensor, b: Tensor) -> Gap:
-    apart = float((a - b).abs().max())
-    largest = float(b.abs().max())
-    # Over the inputs, which a recurrent layer's last state has in its second dimension.
-    over = next((d for d, size in enumerate(b.shape) if size > 1), None)
-    spread = 0.0 if over is None else float(b.std(dim=over).mean())
-    if not all(map(torch.isfinite, (torch.tensor(apart), torch.tensor(largest)))):
-        return Gap(torch.inf, torch.inf, 0.0)
-    return Gap(_ratio(apart, largest), _ratio(apart, spread), _ratio(spread, largest))
-
-
-def _ratio(a: float, b: float) -> float:
-    return a / b if b > 0 else (0.0 if a == 0 else torch.inf)
-
-
 def closed_gates(
     dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, inputs: Inputs
 ) -> Proof:
     """Prove that the shrunk network is the dense one with the gates of the removed channels closed.
 
     In float64 where both networks fit into memory so, else in float32. Where batch norm has no statistics
-    under which the outputs vary, both networks normalise with those of the inputs.
+    under which the outputs vary, both networks normalise with those of the inputs. Then fresh copies of both are
+    called in other sizes, batches, scales and modes, in float32 and, where they seem to differ, in float64.
 
     Args:
         dense: the network before the cut.
@@ -153,6 +77,17 @@ def closed_gates(
         plan: what they kept.
         inputs: at least 4 inputs, (N, ...).
     """
+    proof = _base_proof(dense, small, groups, plan, inputs)
+    return (
+        _in_other_settings(proof, Pair(dense, groups, plan.keep, small), plan, inputs)
+        if proof.passed
+        else proof
+    )
+
+
+def _base_proof(
+    dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, inputs: Inputs
+) -> Proof:
     attempts = [(torch.float64, IN_FLOAT64), (torch.float32, IN_FLOAT32)][0 if _fits(dense) else 1 :]
     for dtype, bounds in attempts[:-1]:
         try:
@@ -168,6 +103,34 @@ def closed_gates(
         raise ProofFailedError(
             f"proof closed_gates failed: the cut network does not run: {reason}"
         ) from error
+
+
+def _in_other_settings(proof: Proof, pair: Pair, plan: Plan, inputs: Inputs) -> Proof:
+    """The proof once both networks were called under every other setting, too, and on exposed groups."""
+    settings = settings_of(copy.deepcopy(pair.dense), inputs, pair.groups.control_flow)
+    if (difference := first_difference(pair, settings)) is not None:
+        return _failed(proof, difference)
+    exposure = exposed(copy.deepcopy(pair.dense), pair.groups, smallest(settings))
+    once = Settings((Setting("with hiding weights drawn anew", smallest(settings), batch_norm="batch"),))
+    for model in exposure.models:
+        drawn = Pair(model, pair.groups, pair.keep, shrink(model, pair.groups, plan))
+        if (difference := first_difference(drawn, once)) is not None:
+            return _failed(proof, difference)
+    words = f"{settings}{', ' + once.tried[0].words if exposure.models else ''}"
+    return replace(proof, how=f"{proof.how}; then {words}")
+
+
+def _failed(proof: Proof, difference: Difference) -> Proof:
+    return replace(
+        proof,
+        passed=False,
+        error=difference.gap.error,
+        tolerance=difference.bounds.error,
+        error_of_spread=difference.gap.error_of_spread,
+        tolerance_of_spread=difference.bounds.error_of_spread,
+        spread=difference.gap.spread,
+        how=f"{proof.how}; they differ here: {difference.setting.words}",
+    )
 
 
 def _closed_gates(
@@ -330,7 +293,7 @@ def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[Mode, list[Tensor]]:
     for mode in _MODES:
         net = begun_again(model, lambda net: varies(net, inputs)) if mode == "redrawn" else model
         with torch.no_grad(), _in_mode(net, mode):
-            outputs[mode] = _tensors(net(*(x.cpu() for x in inputs)))[0]
+            outputs[mode] = tensors_of(net(*(x.cpu() for x in inputs)))[0]
     return outputs
 
 

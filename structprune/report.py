@@ -150,6 +150,37 @@ class Protected:
     reason: str
 
 
+BranchKind = Literal["shape", "value", "training"]
+BRANCH_WORDS: Mapping[BranchKind, str] = {
+    "shape": "compares a size",
+    "value": "reads a value",
+    "training": "reads whether it trains",
+}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A place at which a forward pass may take another way.
+
+    Attributes:
+        kind: what its code asks for.
+        module: the module whose code asks, "" for the network itself.
+        line: file name and line.
+        size: the size that was compared, and
+        bound: what it was compared with; None for other kinds.
+    """
+
+    kind: BranchKind
+    module: str
+    line: str
+    size: int | None = None
+    bound: float | None = None
+
+    def __str__(self) -> str:
+        compared = "" if self.bound is None else f" ({self.size} with {self.bound:g})"
+        return f"{self.module or 'the network'} {BRANCH_WORDS[self.kind]}{compared} at {self.line}"
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """Top-1 accuracy in [0, 1] on images that neither scored nor trained.

@@ -11,28 +11,36 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan, removal_steps
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
+from structprune.comparison.control_flow import branches
+from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap, tensors_of
+from structprune.comparison.influence import exposed
+from structprune.comparison.lockstep import UNLIKE, Difference, Pair, first_difference
+from structprune.comparison.settings import FEW, Settings, settings_of, smallest
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 from structprune.redraw import begun_again
+from structprune.report import Branch
 from structprune.surgery import shrink
 from structprune.thinning import thinned
 
+HIDING = "hiding weights drawn anew"
+_SILENT = "closing its gates changes no output, so no cut of it can be proven"
 _WRONG = "a trial cut of its channels changes what the network computes"
 
-# A right cut is exact to rounding and a wrong one is off by about the spread of the outputs.
-_EXACT = {torch.float64: 1e-6, torch.float32: 1e-2}
+# Those of the proof: what passes here passes there.
+_BOUNDS = {torch.float64: IN_FLOAT64, torch.float32: IN_FLOAT32}
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,6 @@ class Trial:
 
 SHALLOW, DEEP = (0.1, 0.4), (0.55, 0.9)
 NOTHING = Trial((), SHALLOW)
-Pairs = Sequence[tuple[object, object]]
-"""What closed gates put out, and beside it what the cut network does."""
 
 LARGE = 30_000_000
 """Parameters above which float64 takes gigabytes: what comes out right in float32 is not asked again."""
@@ -81,6 +87,13 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
         InputError: two runs of the network, nothing cut, don't agree.
     """
     inputs = _smaller(model, groups, inputs)
+    flow = branches(model, tuple(x[:FEW] if x.dim() else x for x in inputs))
+    left = _right_in_other_settings(model, _right(model, groups, inputs), inputs, flow)
+    return replace(left, control_flow=flow) if flow else left
+
+
+def _right(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
+    """Return the groups that come out right on the inputs as they are."""
     if _is_large(model) and (left := _right_in_single(model, groups, inputs)) is not None:
         return left
     exact, doubles = _in(torch.float64, model, inputs)
@@ -98,8 +111,57 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
             )
     left = groups.without(dict.fromkeys(_wrong_at_home(exact, groups, doubles), _WRONG))
     while (failing := _verdict(exact, left, doubles).failing) is not None:
-        left = left.without({_culprit(exact, left, doubles, failing).name: _WRONG})
+        left = left.without({_culprit(failing, partial(_equal, exact, left, doubles)).name: _WRONG})
     return left
+
+
+def _right_in_other_settings(
+    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], flow: Sequence[Branch]
+) -> ChannelGroups:
+    """Return the groups that come out right in other sizes, batches, scales and modes, and once they show.
+
+    Raises:
+        InputError: two runs of the network in a setting, nothing cut, don't agree.
+    """
+    if not len(groups):
+        return groups
+    settings = settings_of(copy.deepcopy(model), inputs, flow)
+    if not settings.tried:
+        return groups
+    left = _right_in(settings, model, groups)
+    exposure = exposed(copy.deepcopy(model), left, smallest(settings))
+    left = left.without(dict.fromkeys(exposure.silent, _SILENT))
+    for drawn in exposure.models:
+        left = _right_in(Settings((replace(settings.tried[0], words=HIDING),)), drawn, left)
+    return left
+
+
+def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> ChannelGroups:
+    left = groups
+    while len(left) and (difference := _differing(model, left, settings, Trial(left.groups, SHALLOW))):
+        few = settings.until(difference.setting)
+        if _differing(model, left, few, NOTHING):
+            raise InputError(
+                f"two runs of the network on the same inputs don't agree ({difference.setting.words}), so no cut "
+                "of it can be proven; make its forward pass deterministic, and let it leave its inputs as they are"
+            )
+        culprit = _culprit(
+            Trial(left.groups, SHALLOW),
+            lambda trial, left=left, few=few: not _differing(model, left, few, trial),
+        )
+        left = left.without({culprit.name: f"{_WRONG} ({difference.setting.words})"})
+    return left
+
+
+def _differing(
+    model: nn.Module, groups: ChannelGroups, settings: Settings, trial: Trial
+) -> Difference | None:
+    plan = _plan(groups, trial)
+    try:
+        cut = shrink(model, groups, plan)
+    except Exception:  # of a group that can't be cut so
+        return Difference(settings.tried[0], UNLIKE, IN_FLOAT64)
+    return first_difference(Pair(model, groups, plan.keep, cut), settings)
 
 
 def _right_in_single(
@@ -155,12 +217,12 @@ def _is_large(model: nn.Module) -> bool:
 
 def _varies(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     with torch.no_grad(), evaluating(model, "batch"):
-        return _vary(tree_leaves(model(*inputs)))
+        return _vary(model(*inputs))
 
 
-def _vary(outputs: Iterable[object]) -> bool:
+def _vary(outputs: object) -> bool:
     """Tell whether any output varies over the inputs, or none could."""
-    tensors = [x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()]
+    tensors = [x for x in tensors_of(outputs)[0] if x.is_floating_point()]
     several = [x for x in tensors if x.dim() and len(x) > 1 and x.numel()]
     return not several or any(bool(x.std(0).mean() > 1e-6 * x.abs().max()) for x in several)
 
@@ -262,12 +324,14 @@ def _verdict(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]
     Of some alone, since a cut may come out right only beside another one. These lose more than half, since
     code may count on a half; where all do, nothing passes any more and no fault would show.
     """
-    varied = False
+    varied = not len(groups)
     for trial in (Trial(groups.groups, SHALLOW), _some(groups)):
-        pairs = _outputs(model, groups, inputs, trial) if trial.groups else []
-        if pairs is None or not _agree(pairs):
+        if not trial.groups:
+            continue
+        outputs = _outputs(model, groups, inputs, trial)
+        if outputs is None or not _close(*outputs):
             return Verdict(trial, True)
-        varied = varied or _vary(cut for _, cut in pairs)
+        varied = varied or _vary(outputs[0])
     return Verdict(None, varied)
 
 
@@ -278,17 +342,12 @@ def _some(groups: ChannelGroups) -> Trial:
     return Trial(fewer or groups.groups[:1], DEEP)
 
 
-def _culprit(
-    model: nn.Module,
-    groups: ChannelGroups,
-    inputs: tuple[Tensor, ...],
-    failing: Trial,
-) -> ChannelGroup:
+def _culprit(failing: Trial, equal: Callable[[Trial], bool]) -> ChannelGroup:
     """Return the last group of the shortest prefix that goes wrong."""
     right, wrong = 0, len(failing.groups)
     while wrong - right > 1:
         middle = (right + wrong) // 2
-        if _equal(model, groups, inputs, replace(failing, groups=failing.groups[:middle])):
+        if equal(replace(failing, groups=failing.groups[:middle])):
             right = middle
         else:
             wrong = middle
@@ -297,18 +356,14 @@ def _culprit(
 
 def _equal(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: Trial) -> bool:
     """Tell whether cutting some of the groups equals closing their gates."""
-    pairs = _outputs(model, groups, inputs, trial)
-    return pairs is not None and _agree(pairs)
-
-
-def _agree(pairs: Pairs) -> bool:
-    return all(_close(a, b) for a, b in pairs)
+    outputs = _outputs(model, groups, inputs, trial)
+    return outputs is not None and _close(*outputs)
 
 
 def _outputs(
     model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: Trial
-) -> Pairs | None:
-    """Return what comes out with closed gates, and of the cut network; None where one of them can't run."""
+) -> tuple[Any, Any] | None:
+    """Return what the cut network puts out, and what closed gates do; None where one of them can't run."""
     plan = _plan(groups, trial)
     gated = renormalised(gate_channels(model, groups), groups)
     device = next(model.parameters()).device
@@ -317,27 +372,21 @@ def _outputs(
     try:
         small = shrink(model, groups, plan)
         with torch.no_grad(), evaluating(model, "batch"), evaluating(small, "batch"):
-            closed, cut = tree_leaves(gated(gates, inputs)), tree_leaves(small(*inputs))
-        return list(zip(closed, cut, strict=True))
+            expected = gated(gates, inputs)
+            return small(*inputs), expected
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a forward pass raises when a width is not what its code expects
         return None
 
 
-def _close(a: object, b: object) -> bool:
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return a == b
-    if a.shape != b.shape:
+def _close(outputs: object, expected: object) -> bool:
+    try:
+        distance = gap(outputs, expected)
+    except InputError:
         return False
-    if not (a.is_floating_point() or a.is_complex()):
-        return torch.equal(a, b)
-    if not b.numel():
-        return True
-    spread = b.std(dim=0, correction=0).mean() if b.dim() else b.abs()
-    apart = (a - b).abs().max()
-    bound = _EXACT[b.real.dtype] if b.real.dtype in _EXACT else _EXACT[torch.float32]
-    return bool(apart <= bound * torch.maximum(spread, 1e-6 * b.abs().max()))
+    dtypes = {x.real.dtype for x in tensors_of(expected)[0]}
+    return _BOUNDS[torch.float64 if torch.float64 in dtypes else torch.float32].agree(distance)
 
 
 def _plan(groups: ChannelGroups, trial: Trial) -> Plan:

@@ -41,6 +41,7 @@ ORDER = (
     "curvature",
     "redraw",
     "surgery",
+    "comparison",
     "ranking",
     "trial",
     "unpickle",

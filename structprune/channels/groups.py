@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from structprune.report import Protected
+from structprune.report import Branch, Protected
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,15 @@ class ChannelGroups:
         widths: layer -> outputs, of every layer that has nodes: all conv and linear layers but those
             that produce the network's outputs.
         outputs: layers that produce the network's outputs.
+        control_flow: where the network's code asks for sizes, values or its mode, in the order of a pass; empty
+            where nobody watched one.
     """
 
     groups: tuple[ChannelGroup, ...]
     protected: tuple[Protected, ...]
     widths: Mapping[str, int]
     outputs: tuple[str, ...]
+    control_flow: tuple[Branch, ...] = ()
 
     @property
     def nodes(self) -> int:
@@ -135,6 +138,8 @@ class ChannelGroups:
             reasons: group name -> why it must not be cut.
         """
         kept = tuple(group for group in self.groups if group.name not in reasons)
+        if len(kept) == len(self.groups):
+            return self
         cut = {producer.layer for group in kept for producer in group.producers}
         fallen = [
             Protected(producer.layer, reasons[group.name])
@@ -143,4 +148,4 @@ class ChannelGroups:
             for producer in group.producers
             if producer.layer not in cut
         ]
-        return ChannelGroups(kept, (*self.protected, *fallen), self.widths, self.outputs)
+        return replace(self, groups=kept, protected=(*self.protected, *fallen))

@@ -1,0 +1,173 @@
+"""Control flow of a forward pass: where Python reads a value, compares a shape or reads ``training``.
+
+A branch that no input of a comparison takes is a branch about which the comparison says nothing. So one pass is
+watched, and the numbers that sizes are compared with say which sizes take the other branch.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from structprune.batch_norm import evaluating
+from structprune.comparison.gap import Inputs
+from structprune.report import Branch, BranchKind
+
+
+def branches(model: nn.Module, inputs: Inputs) -> tuple[Branch, ...]:
+    """Run a copy of a network once and list what its own code, and no library of torch's, asks for.
+
+    Args:
+        model: the network; it is left as it is.
+        inputs: positional inputs.
+
+    Returns:
+        Every branch once, in the order of the pass; those up to an error, where the pass ends in one.
+    """
+    watched = copy.deepcopy(model)
+    notebook = _Notebook({id(module): name for name, module in watched.named_modules()})
+    with suppress(Exception), torch.no_grad(), evaluating(watched), _training_read(watched, notebook):
+        with _Watcher(notebook):
+            watched(*(x.clone() for x in inputs))
+    return tuple(dict.fromkeys(notebook.branches))
+
+
+@dataclass
+class _Notebook:
+    """Branches seen so far, and the names of modules by identity."""
+
+    names: Mapping[int, str]
+    branches: list[Branch] = field(default_factory=list)
+
+    def note(
+        self, kind: BranchKind, frame: FrameType, size: int | None = None, bound: float | None = None
+    ) -> None:
+        if Path(frame.f_code.co_filename).is_relative_to(_TORCH):
+            return
+        line = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        self.branches.append(Branch(kind, self._module(frame), line, size, bound))
+
+    def _module(self, frame: FrameType | None) -> str:
+        while frame is not None:
+            name = self.names.get(id(frame.f_locals.get("self")))
+            if name is not None:
+                return name
+            frame = frame.f_back
+        return ""
+
+
+_TORCH = Path(torch.__file__).parent
+
+
+class _Size(int):
+    """A size of a tensor that notes what it is compared with; so does what is computed from it."""
+
+    notebook: _Notebook
+
+    def _compared(self, other: Any) -> None:
+        # Emptiness is no branch between two ways to compute.
+        if isinstance(other, (int, float)) and other:
+            self.notebook.note("shape", sys._getframe(2), int(self), float(other))
+
+
+def _sized(value: int, notebook: _Notebook) -> _Size:
+    size = _Size(value)
+    size.notebook = notebook
+    return size
+
+
+def _comparison(name: str) -> Any:
+    compare = getattr(int, name)
+
+    def method(self: _Size, other: Any) -> Any:
+        self._compared(other)
+        return compare(self, other)
+
+    return method
+
+
+def _arithmetic(name: str) -> Any:
+    compute = getattr(int, name)
+
+    def method(self: _Size, other: Any) -> Any:
+        result = compute(self, other)
+        return _sized(result, self.notebook) if type(result) is int else result
+
+    return method
+
+
+for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
+    setattr(_Size, _name, _comparison(_name))
+for _name in ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__floordiv__", "__mod__"):
+    setattr(_Size, _name, _arithmetic(_name))
+_Size.__hash__ = int.__hash__  # type: ignore[method-assign]  # a class with __eq__ has none of its own
+
+
+# fmt: off
+_SIZES = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.__len__}
+_VALUES = {
+    Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__contains__, Tensor.item,
+    Tensor.tolist, Tensor.numpy, Tensor.equal, Tensor.allclose, Tensor.is_nonzero, torch.equal, torch.allclose,
+    torch.is_nonzero, Tensor.nonzero, torch.nonzero, Tensor.unique, torch.unique,
+}
+# fmt: on
+_SHAPES = (Tensor.shape.__get__, Tensor.ndim.__get__)  # type: ignore[attr-defined]
+
+
+class _Watcher(TorchFunctionMode):
+    """Hands out sizes that take notes, and notes where values are read."""
+
+    def __init__(self, notebook: _Notebook) -> None:
+        super().__init__()
+        self.notebook = notebook
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _VALUES:
+            self.notebook.note("value", sys._getframe(1))
+        elif func in _SIZES or func in _SHAPES:
+            return self._taking_notes(result)
+        return result
+
+    def _taking_notes(self, result: Any) -> Any:
+        if isinstance(result, torch.Size):
+            return torch.Size([_sized(size, self.notebook) for size in result])
+        return _sized(result, self.notebook)
+
+
+@contextmanager
+def _training_read(model: nn.Module, notebook: _Notebook) -> Iterator[None]:
+    """Note where a module's own code reads ``training``, by classes that hold it as a property."""
+    classes = [(module, type(module)) for module in model.modules()]
+    try:
+        for module, own in classes:
+            if not own.__module__.startswith("torch.") and not isinstance(module, torch.jit.ScriptModule):
+                with suppress(TypeError):  # a class that lets nobody inherit
+                    module.__class__ = type(own.__name__, (own,), {"training": _training(notebook)})
+        yield
+    finally:
+        for module, own in classes:
+            module.__class__ = own
+
+
+def _training(notebook: _Notebook) -> property:
+    def read(module: nn.Module) -> bool:
+        notebook.note("training", sys._getframe(1))
+        return bool(module.__dict__["training"])
+
+    def write(module: nn.Module, value: bool) -> None:
+        module.__dict__["training"] = value
+
+    return property(read, write)

@@ -1,0 +1,151 @@
+"""Influence of groups: a group whose closed gates change nothing has shown nothing.
+
+Zero-initialised norms, ReZero and LayerScale hide whole branches of an untrained network, and a wrong cut in there
+shows only once training has opened them. So what hides them is drawn anew, on copies, until every group has a say.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from structprune.arithmetic import exact_arithmetic
+from structprune.channels import ChannelGroups
+from structprune.comparison.gap import Inputs, gap, tensors_of
+from structprune.comparison.settings import Setting, outputs_of
+from structprune.gates import GatedModel, gate_channels
+from structprune.redraw import begun_again, normal
+
+WEAK = 1e-3
+"""Influence below which a group counts as hidden, as a share of the strongest group's."""
+
+TINY = 1e-2
+"""Size below which a scale hides what it multiplies."""
+
+SILENT = 1e-7
+"""max|a - b| / max|b| below which closed gates have changed nothing."""
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Copies of a network on which its groups show.
+
+    Attributes:
+        models: copies with some parameters drawn anew; none where the network itself shows all of its groups.
+        silent: groups without influence on any of them.
+    """
+
+    models: tuple[nn.Module, ...]
+    silent: tuple[str, ...] = ()
+
+
+def exposed(model: nn.Module, groups: ChannelGroups, inputs: Inputs) -> Exposure:
+    """Copies of a network on which closing the gates of a group changes something, for every group.
+
+    Args:
+        model: the network, in float32 or float64; it is left as it is.
+        groups: its groups.
+        inputs: a few positional inputs.
+    """
+    hidden = _hidden(model, groups, inputs)
+    if not hidden and not any(_hides(name, x).any() for name, x in model.named_parameters()):
+        return Exposure(())
+    models = [revealed(model)]
+    hidden &= _hidden(models[0], groups, inputs)
+    if hidden:
+        models.append(begun_again(model, lambda net: not _hidden(reveal(net), groups, inputs) & hidden))
+        hidden &= _hidden(models[1], groups, inputs)
+    networks = (model, *models)
+    silent = [n for n in sorted(hidden) if all(_is_silent(net, groups, n, inputs) for net in networks)]
+    return Exposure(tuple(models), tuple(silent))
+
+
+def revealed(model: nn.Module) -> nn.Module:
+    """A copy of a network in which scales near zero and weights of nothing but zeros are drawn anew."""
+    return reveal(copy.deepcopy(model))
+
+
+def reveal(model: nn.Module) -> nn.Module:
+    """Draw scales near zero and weights of nothing but zeros anew, in place; return the network."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            hides = _hides(name, x)
+            if hides.any():
+                fan_in = math.prod(x.shape[1:])
+                drawn = normal(x, (2 / fan_in) ** 0.5 if not _is_scale(x) else 0.25, generator)
+                x.copy_(torch.where(hides, 1 + drawn if _is_scale(x) else drawn, x))
+    return model
+
+
+def _hides(name: str, x: Tensor) -> Tensor:
+    """Entries of a parameter that keep what they multiply from showing, as bool of its shape or of none."""
+    if not x.is_floating_point() or not x.numel() or "bias" in name.rpartition(".")[2]:
+        return torch.tensor(False)
+    if _is_scale(x):
+        return x.abs() < TINY
+    return (x.abs().max() < 1e-6).expand(x.shape)
+
+
+def _is_scale(x: Tensor) -> bool:
+    """Tell whether a parameter has a number a channel, or one in all."""
+    return x.numel() == max(x.shape, default=1)
+
+
+def _hidden(model: nn.Module, groups: ChannelGroups, inputs: Inputs) -> set[str]:
+    """Groups whose gates have next to no derivative, and of those without any such as closing shows nothing."""
+    strengths = _derivatives(model, groups, inputs)
+    strongest = max(strengths.values(), default=0.0)
+    weak = {name for name, strength in strengths.items() if not strength > WEAK * strongest}
+    return weak if strongest else {name for name in weak if _is_silent(model, groups, name, inputs)}
+
+
+def _derivatives(model: nn.Module, groups: ChannelGroups, inputs: Inputs) -> Mapping[str, float]:
+    """Largest derivative of a random sum of the outputs by a gate of each group; zero where there is none."""
+    gated = gate_channels(model, groups)
+    gates = gated.ones()
+    outputs = outputs_of(
+        model, lambda *x: gated(gates, x), Setting("", inputs, gradients=True, batch_norm="batch")
+    )
+    total = sum(_random_sum(x) for x in tensors_of(outputs)[0] if x.requires_grad)
+    if not isinstance(total, Tensor) or not gates:
+        return dict.fromkeys(gates, 0.0)
+    with exact_arithmetic():
+        slopes = torch.autograd.grad(total, tuple(gates.values()), allow_unused=True)
+    return {
+        name: 0.0 if slope is None else float(slope.abs().max())
+        for name, slope in zip(gates, slopes, strict=True)
+    }
+
+
+def _random_sum(x: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randn(x.shape, generator=generator).to(x.device)
+    return ((torch.view_as_real(x).sum(-1) if x.is_complex() else x) * signs).sum()
+
+
+def _is_silent(model: nn.Module, groups: ChannelGroups, name: str, inputs: Inputs) -> bool:
+    """Tell whether closing half of a group's gates, or the others, changes no output."""
+    gated = gate_channels(model, groups)
+    setting = Setting("", inputs, batch_norm="batch")
+    outputs = outputs_of(model, lambda *x: gated(gated.ones(False), x), setting)
+    return all(_unchanged(model, gated, gates, setting, outputs) for gates in _halves(gated, name))
+
+
+def _unchanged(
+    model: nn.Module, gated: GatedModel, gates: Mapping[str, Tensor], setting: Setting, outputs: object
+) -> bool:
+    closed = outputs_of(model, lambda *x: gated(gates, x), setting)
+    return closed is None or gap(closed, outputs).error < SILENT
+
+
+def _halves(gated: GatedModel, name: str) -> Iterator[Mapping[str, Tensor]]:
+    for first in (0, 1):
+        gates = gated.ones(requires_grad=False)
+        gates[name][first::2] = 0
+        yield gates

@@ -1,0 +1,111 @@
+"""Two networks called side by side under every setting: the dense one with closed gates and the cut one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from structprune.arithmetic import exact_arithmetic
+from structprune.channels import ChannelGroups
+from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
+from structprune.comparison.settings import Setting, Settings, outputs_of
+from structprune.errors import InputError
+from structprune.gates import gate_channels, renormalised
+
+SCREEN = Bounds(1e-5, 1e-4)
+"""Bounds in float32 below which nothing is wrong; what exceeds them is compared once more in float64."""
+
+UNLIKE = Gap(torch.inf, torch.inf, torch.inf)
+"""Gap of outputs that can't be compared: one network raises, or the shapes differ."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A dense network with some gates closed, and the cut network that must compute the same.
+
+    Attributes:
+        dense: the network before the cut.
+        groups: its groups.
+        keep: group -> (C,) bool, which gates are open.
+        cut: the network after it.
+    """
+
+    dense: nn.Module
+    groups: ChannelGroups
+    keep: Mapping[str, Tensor]
+    cut: nn.Module
+
+    def to(self, dtype: torch.dtype) -> Pair:
+        """Fresh copies in another precision."""
+        dense, cut = (copy.deepcopy(model).to(dtype) for model in (self.dense, self.cut))
+        return Pair(dense, self.groups, self.keep, cut)
+
+    def gated(self) -> Callable[..., Any]:
+        """The dense network with its closed gates, as a function of its inputs."""
+        gated = renormalised(gate_channels(self.dense, self.groups), self.groups)
+        like = next(self.dense.parameters())
+        gates = {name: keep.to(like.device, like.dtype) for name, keep in self.keep.items()}
+        # Its own parameters and no detached ones, since code may ask whether a tensor requires gradients.
+        return lambda *inputs: gated(gates, inputs, dict(self.dense.named_parameters()))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting under which two networks differ, and by how much."""
+
+    setting: Setting
+    gap: Gap
+    bounds: Bounds
+
+
+def first_difference(pair: Pair, settings: Settings) -> Difference | None:
+    """Where the cut network first differs from closed gates, or None.
+
+    Fresh copies of both networks are called under every setting, in one order, in float32 and, where they seem to
+    differ so, in float64. Both have been called as often and with the same inputs then, so that what they count or
+    remember of a call shows.
+
+    Args:
+        pair: both networks; they are left as they are.
+        settings: what to try.
+    """
+    if _differing(pair, settings, torch.float32, SCREEN) is None:
+        return None
+    exact = pair.to(torch.float64)
+    if (
+        settings.tried
+        and outputs_of(exact.dense, exact.dense, _cast(settings.tried[0], torch.float64)) is not None
+    ):
+        return _differing(pair, settings, torch.float64, IN_FLOAT64)
+    return _differing(pair, settings, torch.float32, IN_FLOAT32)
+
+
+def _differing(pair: Pair, settings: Settings, dtype: torch.dtype, bounds: Bounds) -> Difference | None:
+    fresh = pair.to(dtype)
+    closed = fresh.gated()
+    with exact_arithmetic():
+        for setting in map(partial(_cast, dtype=dtype), settings.tried):
+            expected = outputs_of(fresh.dense, closed, setting)
+            if expected is None:  # with these gates closed it does not run so, and says nothing
+                continue
+            distance = _distance(outputs_of(fresh.cut, fresh.cut, setting), expected)
+            if not bounds.agree(distance):
+                return Difference(setting, distance, bounds)
+    return None
+
+
+def _distance(outputs: Any, expected: Any) -> Gap:
+    try:
+        return UNLIKE if outputs is None else gap(outputs, expected)
+    except InputError:
+        return UNLIKE
+
+
+def _cast(setting: Setting, dtype: torch.dtype) -> Setting:
+    return replace(setting, inputs=tuple(x.to(dtype) if x.is_floating_point() else x for x in setting.inputs))

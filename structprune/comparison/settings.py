@@ -1,0 +1,286 @@
+"""Settings under which two networks are compared: sizes, batches, scales, gradients, training mode.
+
+A forward pass may take another way for a larger image, a larger batch, stronger activations, while gradients are
+recorded or in training mode. Each setting is one call that takes such a way, as cheap as it can be: on the smallest
+images that the network takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from structprune.batch_norm import BatchNormMode, buffers_kept, evaluating
+from structprune.comparison.gap import Inputs, gap, tensors_of
+from structprune.comparison.inert import Undrawn
+from structprune.report import Branch
+
+FEW = 2
+"""Inputs of a setting: the fewest over which outputs can vary."""
+
+SCALES = (0.1, 10.0, 1000.0)
+"""Factors on real-valued inputs: the last reaches tails that only strong activations do."""
+
+MANY, SOME = 20, 5
+"""Inputs of a large batch, and of one that is to cost less."""
+
+SMALLEST = (16, 24, 32, 48, 64, 96, 128, 160, 192)
+"""Sides of images that are tried, the smallest first."""
+
+MOST_PIXELS = 4.0
+"""How many times the pixels of the given images a setting may take."""
+
+MOST_BOUNDS = 4
+"""Sizes and batches that are tried since the code compares with them, of each at most."""
+
+Resize = Callable[[Inputs, float], Inputs]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to call a network.
+
+    Attributes:
+        words: what it is, for a sentence: ``inputs times 10``.
+        inputs: positional inputs.
+        gradients: whether operations are recorded for gradients.
+        training: whether modules are in training mode; dropout and drop-path draw nothing then.
+        batch_norm: whose statistics normalise outside training mode.
+    """
+
+    words: str
+    inputs: Inputs
+    gradients: bool = False
+    training: bool = False
+    batch_norm: BatchNormMode = "fixed"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tried with a network.
+
+    Attributes:
+        tried: the settings that the network takes, in the order in which they are called.
+        refused: words of those that it does not take.
+    """
+
+    tried: tuple[Setting, ...]
+    refused: tuple[str, ...] = ()
+
+    def until(self, last: Setting) -> Settings:
+        """These settings up to one of them."""
+        words = [setting.words for setting in self.tried]
+        return replace(self, tried=self.tried[: words.index(last.words) + 1])
+
+    def __str__(self) -> str:
+        words = ", ".join(dict.fromkeys(setting.words for setting in self.tried))
+        return f"{words}; not tried: {', '.join(self.refused)}" if self.refused else words
+
+
+def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -> Settings:
+    """Settings that take other ways through a network than its example does, as far as it takes them.
+
+    Args:
+        model: a network that may be run in any mode, on the device of the inputs.
+        inputs: at least one input, (N, ...).
+        flow: branches that were seen in its code; sizes that they compare with are tried on both sides.
+
+    Returns:
+        Settings that begin and end with a plain call, so that what a network keeps of a call shows.
+    """
+    whole = _first(inputs, FEW)
+    batch_norm: BatchNormMode = "fixed" if _varies(model, whole, "fixed") else "batch"
+    resize = next((r for r in _RESIZES if _takes_sizes(model, whole, r, batch_norm)), None)
+    small = _smallest(model, whole, resize, batch_norm) if resize else whole
+    offers = [
+        Setting("called", small),
+        *_batches(whole, small, flow),
+        *(_sizes(whole, small, resize, flow) if resize else ()),
+        *_scaled(small),
+        Setting("with gradients", small, gradients=True),
+        Setting("in training mode", small, gradients=True, training=True),
+        Setting("called again", small),
+    ]
+    rows = [replace(setting, batch_norm=batch_norm) for setting in offers]
+    takes = [_finite(model, row) for row in rows]
+    refused = [row.words for row, is_taken in zip(rows, takes, strict=True) if not is_taken]
+    refused += [] if resize else ["other sizes"]
+    return Settings(
+        tuple(row for row, is_taken in zip(rows, takes, strict=True) if is_taken),
+        tuple(dict.fromkeys(refused)),
+    )
+
+
+def smallest(settings: Settings) -> Inputs:
+    """The inputs of a plain call."""
+    return settings.tried[0].inputs
+
+
+@contextmanager
+def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
+    """Put a network into a setting's mode, let it write to copies of its buffers, and restore it."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(0)
+        stack.enter_context(torch.set_grad_enabled(setting.gradients))
+        stack.enter_context(evaluating(model, setting.batch_norm))
+        stack.enter_context(buffers_kept(model))
+        if setting.training:
+            model.train()
+            stack.enter_context(Undrawn())
+        yield
+
+
+def _finite(model: nn.Module, setting: Setting) -> bool:
+    """Tell whether the network runs in a setting and puts out numbers."""
+    outputs = outputs_of(model, model, setting)
+    return outputs is not None and all(bool(torch.isfinite(x).all()) for x in _reals(outputs))
+
+
+def outputs_of(model: nn.Module, call: Callable[..., Any], setting: Setting) -> Any:
+    """Return what a call puts out in a setting; None where it raises."""
+    try:
+        with in_setting(model, setting):
+            return call(*(x.clone() for x in setting.inputs))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a size that the network does not take, targets that training wants
+        return None
+
+
+def _reals(outputs: Any) -> Iterator[Tensor]:
+    return (x for x in tensors_of(outputs)[0] if x.is_floating_point())
+
+
+def _varies(model: nn.Module, inputs: Inputs, batch_norm: BatchNormMode) -> bool:
+    outputs = outputs_of(model, model, Setting("", inputs, batch_norm=batch_norm))
+    return outputs is not None and gap(outputs, outputs).counts
+
+
+# ---- batches and scales
+
+
+def _first(inputs: Inputs, count: int) -> Inputs:
+    """The first inputs, over again where there are fewer, so that a batch of any size can be had."""
+    return tuple(x[torch.arange(count, device=x.device) % len(x)] if x.dim() else x for x in inputs)
+
+
+def _batches(whole: Inputs, small: Inputs, flow: Iterable[Branch]) -> Iterator[Setting]:
+    """One input, and many where images are small; what the code compares a batch with, on both sides."""
+    affordable = _entries(small) * MANY <= MOST_PIXELS * FEW * _entries(whole) or _entries(small) < 20_000
+    counts = [1, MANY if affordable else SOME, *_beyond(flow, FEW, MANY * 8)]
+    for count in dict.fromkeys(counts):
+        yield Setting(f"batch of {count}", _first(small, count))
+
+
+def _scaled(inputs: Inputs) -> Iterator[Setting]:
+    if any(x.is_floating_point() for x in inputs):
+        for factor in SCALES:
+            scaled = tuple(x * factor if x.is_floating_point() else x for x in inputs)
+            yield Setting(f"inputs times {factor:g}", scaled)
+
+
+def _entries(inputs: Inputs) -> int:
+    return sum(math.prod(x.shape[1:]) for x in inputs)
+
+
+def _beyond(flow: Iterable[Branch], size: int, most: int) -> list[int]:
+    """Sizes at which a comparison with a bound comes out otherwise: those around the bound, scaled to ``size``.
+
+    Args:
+        flow: comparisons of sizes, of whatever dimension.
+        size: what the dimension in question was when the pass was watched.
+        most: beyond that nothing is tried.
+    """
+    around: list[int] = []
+    for branch in flow:
+        if branch.kind == "shape" and branch.size and branch.bound is not None:
+            per_unit = size / branch.size
+            around += [math.floor(branch.bound * per_unit) + 1, math.ceil(branch.bound * per_unit) - 1]
+    return [n for n in dict.fromkeys(around) if 0 < n <= most and n != size][:MOST_BOUNDS]
+
+
+# ---- sizes: images, and sequences
+
+
+def _is_image(x: Tensor) -> bool:
+    return x.dim() >= 4 and x.is_floating_point()
+
+
+def _resize_images(inputs: Inputs, factor: float) -> Inputs:
+    """Other heights and widths, by cutting off or repeating pixels."""
+    return tuple(_stretched(x, range(2, x.dim()), factor) if _is_image(x) else x for x in inputs)
+
+
+def _resize_last(inputs: Inputs, factor: float) -> Inputs:
+    """Longer or shorter signals (N, C, T)."""
+    return tuple(_stretched(x, (2,), factor) if x.dim() == 3 else x for x in inputs)
+
+
+def _resize_steps(inputs: Inputs, factor: float) -> Inputs:
+    """Longer or shorter sequences: ids (N, T), masks beside them, or features (N, T, F)."""
+    return tuple(
+        _stretched(x, (1,), factor) if x.dim() == 3 or (x.dim() == 2 and not x.is_floating_point()) else x
+        for x in inputs
+    )
+
+
+_RESIZES: tuple[Resize, ...] = (_resize_images, _resize_last, _resize_steps)
+
+
+def _stretched(x: Tensor, dims: Iterable[int], factor: float) -> Tensor:
+    for dim in dims:
+        size = max(1, round(x.shape[dim] * factor))
+        x = x.index_select(dim, torch.arange(size, device=x.device) % x.shape[dim])
+    return x
+
+
+def _side(inputs: Inputs, resize: Resize) -> int:
+    """The length of what a resize changes."""
+    doubled = resize(inputs, 2.0)
+    return next(
+        (
+            size
+            for x, y in zip(inputs, doubled, strict=True)
+            for size, other in zip(x.shape, y.shape, strict=True)
+            if size != other
+        ),
+        0,
+    )
+
+
+def _takes_sizes(model: nn.Module, inputs: Inputs, resize: Resize, batch_norm: BatchNormMode) -> bool:
+    side = _side(inputs, resize)
+    if not side:
+        return False
+    others = (Setting("", resize(inputs, f), batch_norm=batch_norm) for f in (_larger(side) / side, 0.5))
+    return any(_finite(model, setting) for setting in others)
+
+
+def _smallest(model: nn.Module, inputs: Inputs, resize: Resize, batch_norm: BatchNormMode) -> Inputs:
+    """The smallest inputs that the network takes and over which its outputs vary."""
+    side = _side(inputs, resize)
+    for size in (s for s in SMALLEST if s < side):
+        smaller = resize(inputs, size / side)
+        if _varies(model, smaller, batch_norm):
+            return smaller
+    return inputs
+
+
+def _larger(side: int) -> int:
+    """A somewhat larger side that networks with strides take too."""
+    return side + (32 if side % 32 == 0 else 16 if side % 16 == 0 else max(2, side // 2))
+
+
+def _sizes(whole: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch]) -> Iterator[Setting]:
+    side = _side(whole, resize)
+    most = math.floor(side * MOST_PIXELS**0.5)
+    sides = [_side(small, resize), _larger(side), *_beyond(flow, side, most)]
+    for size in dict.fromkeys(s for s in sides if s != side):
+        yield Setting(f"size {size}", resize(whole, size / side))

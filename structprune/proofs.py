@@ -23,7 +23,6 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
@@ -38,7 +37,6 @@ from structprune.comparison.gap import (
     Gap,
     Inputs,
     gap,
-    tensors_of,
 )
 from structprune.comparison.influence import exposed
 from structprune.comparison.lockstep import Difference, Pair, first_difference
@@ -46,6 +44,7 @@ from structprune.comparison.settings import Setting, Settings, settings_of, smal
 from structprune.errors import ProofFailedError
 from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
+from structprune.outputs import outputs_of
 from structprune.redraw import begun_again
 from structprune.report import Proof, ProofName
 from structprune.surgery import shrink
@@ -250,9 +249,11 @@ def signature(dense: nn.Module, small: nn.Module, inputs: Inputs) -> Proof:
 
 
 def _signature(model: nn.Module, inputs: Inputs, batch: int) -> tuple[str, list[tuple[Any, ...]]]:
-    with torch.no_grad(), evaluating(model):
-        leaves, tree = tree_flatten(model(*(x[:batch] for x in inputs)))
-    return str(tree), [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else (x,) for x in leaves]
+    again = copy.deepcopy(model)  # which may count its calls
+    with torch.no_grad(), evaluating(again):
+        outputs = outputs_of(again(*(x[:batch] for x in inputs)))
+    states = [(name, x.dim(), x.dtype) for name, x in outputs.states.items()]  # which may hold fewer heads
+    return outputs.structure, [*((tuple(x.shape), x.dtype) for x in outputs.tensors), *states]
 
 
 def reloaded(small: nn.Module, folder: Path, inputs: Inputs, unpruned: nn.Module | None = None) -> Proof:
@@ -293,7 +294,8 @@ def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[Mode, list[Tensor]]:
     for mode in _MODES:
         net = begun_again(model, lambda net: varies(net, inputs)) if mode == "redrawn" else model
         with torch.no_grad(), _in_mode(net, mode):
-            outputs[mode] = tensors_of(net(*(x.cpu() for x in inputs)))[0]
+            found = outputs_of(net(*(x.cpu() for x in inputs)))
+            outputs[mode] = [*found.tensors, *found.states.values()]
     return outputs
 
 

@@ -24,12 +24,13 @@ from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan, removal_steps
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.comparison.control_flow import branches
-from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap, tensors_of
+from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap
 from structprune.comparison.influence import exposed
 from structprune.comparison.lockstep import UNLIKE, Difference, Pair, first_difference
 from structprune.comparison.settings import FEW, Settings, settings_of, smallest
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
+from structprune.outputs import tensors_of
 from structprune.redraw import begun_again
 from structprune.report import Branch
 from structprune.surgery import shrink
@@ -86,7 +87,8 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
     Raises:
         InputError: two runs of the network, nothing cut, don't agree.
     """
-    inputs = _smaller(model, groups, inputs)
+    # What a network counts or remembers of a call, none of these leaves in the network itself.
+    inputs = _smaller(copy.deepcopy(model), groups, inputs)
     flow = branches(model, tuple(x[:FEW] if x.dim() else x for x in inputs))
     left = _right_in_other_settings(model, _right(model, groups, inputs), inputs, flow)
     return replace(left, control_flow=flow) if flow else left
@@ -168,7 +170,7 @@ def _right_in_single(
     model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]
 ) -> ChannelGroups | None:
     """Return the groups that come out right in the network's own float32; None where that can't be told."""
-    model, right = _tried(model, groups, inputs)
+    model, right = _tried(copy.deepcopy(model), groups, inputs)
     if right:
         return groups
     left = groups.without(dict.fromkeys(_wrong_at_home(model, groups, inputs), _WRONG))
@@ -222,7 +224,7 @@ def _varies(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
 
 def _vary(outputs: object) -> bool:
     """Tell whether any output varies over the inputs, or none could."""
-    tensors = [x for x in tensors_of(outputs)[0] if x.is_floating_point()]
+    tensors = [x for x in tensors_of(outputs) if x.is_floating_point()]
     several = [x for x in tensors if x.dim() and len(x) > 1 and x.numel()]
     return not several or any(bool(x.std(0).mean() > 1e-6 * x.abs().max()) for x in several)
 
@@ -382,10 +384,10 @@ def _outputs(
 
 def _close(outputs: object, expected: object) -> bool:
     try:
-        distance = gap(outputs, expected)
+        distance = gap(expected, outputs)
     except InputError:
         return False
-    dtypes = {x.real.dtype for x in tensors_of(expected)[0]}
+    dtypes = {x.real.dtype for x in tensors_of(expected)}
     return _BOUNDS[torch.float64 if torch.float64 in dtypes else torch.float32].agree(distance)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from structprune.errors import InputError
+from structprune.outputs import outputs_of, paired
 
 LEAST_SPREAD = 1e-3
 """s / max|b| up to which outputs count as constant."""
@@ -66,16 +66,20 @@ IN_FLOAT32 = Bounds(1e-5, 1e-2)
 
 
 def gap(a: Any, b: Any) -> Gap:
-    """Compare outputs a with the reference b, both over the same inputs; of several outputs the worst.
+    """Compare outputs of a dense network with those of another, over the same inputs; of several the worst.
+
+    Args:
+        a: of the dense network with closed gates; what its caches hold is narrowed to what b's do.
+        b: of the cut network, the reference.
 
     Raises:
         InputError: the outputs differ in structure or shape.
     """
-    (leaves_a, tree_a), (leaves_b, tree_b) = tensors_of(a), tensors_of(b)
-    shapes_a, shapes_b = ([tuple(x.shape) for x in leaves] for leaves in (leaves_a, leaves_b))
-    if tree_a != tree_b or shapes_a != shapes_b:
-        raise InputError(f"outputs of shapes {shapes_a} and {shapes_b} can't be compared")
-    gaps = [_gap(_real(x), _real(y)) for x, y in zip(leaves_a, leaves_b, strict=True) if y.numel()]
+    dense, cut = outputs_of(a), outputs_of(b)
+    if (pairs := paired(dense, cut)) is None:
+        shapes = " and ".join(str([tuple(x.shape) for x in outputs.tensors]) for outputs in (dense, cut))
+        raise InputError(f"outputs of shapes {shapes} can't be compared")
+    gaps = [_gap(_real(x), _real(y)) for x, y in pairs if y.numel()]
     # Beside outputs that vary, a constant one, a temperature say, is held to its error alone.
     varied = [g for g in gaps if g.counts] or gaps
     return Gap(
@@ -84,13 +88,6 @@ def gap(a: Any, b: Any) -> Gap:
         spread=min((g.spread for g in varied), default=0.0),
         constant=len(gaps) - len(varied),
     )
-
-
-def tensors_of(output: Any) -> tuple[list[Tensor], list[Any]]:
-    """Split an output into its tensors and the rest: the structure, and leaves such as None or numbers."""
-    leaves, tree = tree_flatten(output)
-    rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], [str(tree), rest]
 
 
 def _real(x: Tensor) -> Tensor:

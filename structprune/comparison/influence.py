@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.channels import ChannelGroups
-from structprune.comparison.gap import Inputs, gap, tensors_of
-from structprune.comparison.settings import Setting, outputs_of
+from structprune.comparison.gap import Inputs, gap
+from structprune.comparison.settings import Setting, called_in
 from structprune.gates import GatedModel, gate_channels
+from structprune.outputs import tensors_of
 from structprune.redraw import begun_again, normal
 
 WEAK = 1e-3
@@ -109,10 +110,10 @@ def _derivatives(model: nn.Module, groups: ChannelGroups, inputs: Inputs) -> Map
     """Largest derivative of a random sum of the outputs by a gate of each group; zero where there is none."""
     gated = gate_channels(model, groups)
     gates = gated.ones()
-    outputs = outputs_of(
+    outputs = called_in(
         model, lambda *x: gated(gates, x), Setting("", inputs, gradients=True, batch_norm="batch")
     )
-    total = sum(_random_sum(x) for x in tensors_of(outputs)[0] if x.requires_grad)
+    total = sum(_random_sum(x) for x in tensors_of(outputs) if x.requires_grad)
     if not isinstance(total, Tensor) or not gates:
         return dict.fromkeys(gates, 0.0)
     with exact_arithmetic():
@@ -133,14 +134,14 @@ def _is_silent(model: nn.Module, groups: ChannelGroups, name: str, inputs: Input
     """Tell whether closing half of a group's gates, or the others, changes no output."""
     gated = gate_channels(model, groups)
     setting = Setting("", inputs, batch_norm="batch")
-    outputs = outputs_of(model, lambda *x: gated(gated.ones(False), x), setting)
+    outputs = called_in(model, lambda *x: gated(gated.ones(False), x), setting)
     return all(_unchanged(model, gated, gates, setting, outputs) for gates in _halves(gated, name))
 
 
 def _unchanged(
     model: nn.Module, gated: GatedModel, gates: Mapping[str, Tensor], setting: Setting, outputs: object
 ) -> bool:
-    closed = outputs_of(model, lambda *x: gated(gates, x), setting)
+    closed = called_in(model, lambda *x: gated(gates, x), setting)
     return closed is None or gap(closed, outputs).error < SILENT
 
 

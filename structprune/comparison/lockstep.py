@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from structprune.arithmetic import exact_arithmetic
 from structprune.channels import ChannelGroups
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
-from structprune.comparison.settings import Setting, Settings, outputs_of
+from structprune.comparison.settings import Setting, Settings, called_in
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 
@@ -80,7 +80,7 @@ def first_difference(pair: Pair, settings: Settings) -> Difference | None:
     exact = pair.to(torch.float64)
     if (
         settings.tried
-        and outputs_of(exact.dense, exact.dense, _cast(settings.tried[0], torch.float64)) is not None
+        and called_in(exact.dense, exact.dense, _cast(settings.tried[0], torch.float64)) is not None
     ):
         return _differing(pair, settings, torch.float64, IN_FLOAT64)
     return _differing(pair, settings, torch.float32, IN_FLOAT32)
@@ -91,10 +91,10 @@ def _differing(pair: Pair, settings: Settings, dtype: torch.dtype, bounds: Bound
     closed = fresh.gated()
     with exact_arithmetic():
         for setting in map(partial(_cast, dtype=dtype), settings.tried):
-            expected = outputs_of(fresh.dense, closed, setting)
+            expected = called_in(fresh.dense, closed, setting)
             if expected is None:  # with these gates closed it does not run so, and says nothing
                 continue
-            distance = _distance(outputs_of(fresh.cut, fresh.cut, setting), expected)
+            distance = _distance(called_in(fresh.cut, fresh.cut, setting), expected)
             if not bounds.agree(distance):
                 return Difference(setting, distance, bounds)
     return None
@@ -102,7 +102,7 @@ def _differing(pair: Pair, settings: Settings, dtype: torch.dtype, bounds: Bound
 
 def _distance(outputs: Any, expected: Any) -> Gap:
     try:
-        return UNLIKE if outputs is None else gap(outputs, expected)
+        return UNLIKE if outputs is None else gap(expected, outputs)
     except InputError:
         return UNLIKE
 

@@ -8,17 +8,19 @@ images that the network takes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from structprune.batch_norm import BatchNormMode, buffers_kept, evaluating
-from structprune.comparison.gap import Inputs, gap, tensors_of
+from structprune.comparison.gap import Inputs, gap
 from structprune.comparison.inert import Undrawn
+from structprune.outputs import tensors_of
 from structprune.report import Branch
 
 FEW = 2
@@ -40,6 +42,12 @@ MOST_BOUNDS = 4
 """Sizes and batches that are tried since the code compares with them, of each at most."""
 
 Resize = Callable[[Inputs, float], Inputs]
+
+_CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    **{f"inputs times {factor:g}": partial(torch.mul, other=factor) for factor in SCALES},
+    "positive inputs": torch.abs,
+    "negative inputs": lambda x: -x.abs(),
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
         *_batches(whole, small, flow),
         *(_sizes(whole, small, resize, flow) if resize else ()),
         *_scaled(small),
+        Setting("without a batch dimension", tuple(x[0] if x.dim() else x for x in small)),
         Setting("with gradients", small, gradients=True),
         Setting("in training mode", small, gradients=True, training=True),
         Setting("called again", small),
@@ -139,11 +148,11 @@ def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
 
 def _finite(model: nn.Module, setting: Setting) -> bool:
     """Tell whether the network runs in a setting and puts out numbers."""
-    outputs = outputs_of(model, model, setting)
+    outputs = called_in(model, model, setting)
     return outputs is not None and all(bool(torch.isfinite(x).all()) for x in _reals(outputs))
 
 
-def outputs_of(model: nn.Module, call: Callable[..., Any], setting: Setting) -> Any:
+def called_in(model: nn.Module, call: Callable[..., Any], setting: Setting) -> Any:
     """Return what a call puts out in a setting; None where it raises."""
     try:
         with in_setting(model, setting):
@@ -155,11 +164,11 @@ def outputs_of(model: nn.Module, call: Callable[..., Any], setting: Setting) -> 
 
 
 def _reals(outputs: Any) -> Iterator[Tensor]:
-    return (x for x in tensors_of(outputs)[0] if x.is_floating_point())
+    return (x for x in tensors_of(outputs) if x.is_floating_point())
 
 
 def _varies(model: nn.Module, inputs: Inputs, batch_norm: BatchNormMode) -> bool:
-    outputs = outputs_of(model, model, Setting("", inputs, batch_norm=batch_norm))
+    outputs = called_in(model, model, Setting("", inputs, batch_norm=batch_norm))
     return outputs is not None and gap(outputs, outputs).counts
 
 
@@ -181,9 +190,8 @@ def _batches(whole: Inputs, small: Inputs, flow: Iterable[Branch]) -> Iterator[S
 
 def _scaled(inputs: Inputs) -> Iterator[Setting]:
     if any(x.is_floating_point() for x in inputs):
-        for factor in SCALES:
-            scaled = tuple(x * factor if x.is_floating_point() else x for x in inputs)
-            yield Setting(f"inputs times {factor:g}", scaled)
+        for words, change in _CHANGES.items():
+            yield Setting(words, tuple(change(x) if x.is_floating_point() else x for x in inputs))
 
 
 def _entries(inputs: Inputs) -> int:

@@ -228,6 +228,7 @@ def report_of(
         notes=(*run.notes, *_unmetered(meter)),
         software=software(),
         hardware=hardware(next(request.model.parameters()).device),
+        control_flow=cut.groups.control_flow,
     )
 
 

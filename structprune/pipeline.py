@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from structprune.align import Layers, compare, device_layers, picking
 from structprune.budget import Plan, select
@@ -36,7 +36,7 @@ from structprune.delivery import (
 from structprune.device_profile import note_choosing
 from structprune.errors import InputError
 from structprune.limited import within_limits
-from structprune.proofs import CLOSED_INPUTS, closed_gates, require
+from structprune.proofs import CLOSED_INPUTS, closed_gates, require, unproven_group
 from structprune.quantised import with_int8
 from structprune.report import Accuracy, Met
 from structprune.request import Outcome, Request, Say, Tools
@@ -78,19 +78,44 @@ def compress(
 
 
 def _cut(run: Run) -> CutNetwork:
-    """Gate, score, select, shrink, and prove the cut before anything is built on it."""
-    request, clock = run.request, run.clock
-    model = request.model
+    """Gate, score, select, shrink, and prove the cut before anything is built on it.
+
+    A group whose removal fails the proof, though its trial cut passed, is protected, and the rest chosen again.
+    """
     groups = groups_of(run)
+    run.notes.extend(_control_flow(groups))
+    while True:
+        cut = _cut_of(run, groups)
+        assert cut.proof is not None
+        if cut.proof.passed or (culprit := unproven_group(*_proven(run, cut))) is None:
+            break
+        groups = groups.without({culprit: f"the proof of a cut of it failed: {cut.proof.how}"})
+    require([cut.proof])
+    run.notes.extend((*_missed(groups, cut.plan), *_whole(groups, cut.plan, run.request.profile is not None)))
+    return cut
+
+
+def _cut_of(run: Run, groups: ChannelGroups) -> CutNetwork:
+    request, clock = run.request, run.clock
     plan, scores, limits = _chosen(run, groups)
     with clock.step("cut", "cutting"):
-        small = shrink(model, groups, plan).eval()
-    run.notes.extend((*_missed(groups, plan), *_whole(groups, plan, request.profile is not None)))
+        small = shrink(request.model, groups, plan).eval()
+    unproven = CutNetwork(groups, plan, scores, small, None, limits)
     with clock.step("prove", "proving the cut"):
-        some = tuple(x[:CLOSED_INPUTS] for x in run.inputs)
-        proof = closed_gates(model, small, groups, plan, some)
-        require([proof])
-    return CutNetwork(groups, plan, scores, small, proof, limits)
+        dense, groups, plan, some = _proven(run, unproven)
+        return replace(unproven, proof=closed_gates(dense, small, groups, plan, some))
+
+
+def _proven(run: Run, cut: CutNetwork) -> tuple[nn.Module, ChannelGroups, Plan, tuple[Tensor, ...]]:
+    """What the proof of closed gates takes, but the cut network."""
+    return run.request.model, cut.groups, cut.plan, tuple(x[:CLOSED_INPUTS] for x in run.inputs)
+
+
+def _control_flow(groups: ChannelGroups) -> Iterator[str]:
+    """Say so where the network's code asks for sizes, values or its mode."""
+    if flow := groups.control_flow:
+        more = f" and {len(flow) - 3} more" if len(flow) > 3 else ""
+        yield f"control flow: {'; '.join(map(str, flow[:3]))}{more}; the proof closed_gates says what was tried"
 
 
 def groups_of(run: Run) -> ChannelGroups:

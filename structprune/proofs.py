@@ -84,6 +84,37 @@ def closed_gates(
     )
 
 
+def unproven_group(dense: nn.Module, groups: ChannelGroups, plan: Plan, inputs: Inputs) -> str | None:
+    """Name of a group without whose removal the proof of closed gates may hold.
+
+    The last group of the shortest prefix of groups whose removal, by this plan, fails it; None where it fails
+    with nothing removed, too, or since the cut network puts out a constant.
+
+    Args:
+        dense: the network before the cut.
+        groups: its groups.
+        plan: what is kept of each; the proof fails with all of it.
+        inputs: as for :func:`closed_gates`.
+    """
+
+    def proof_of(count: int) -> Proof:
+        opened = {g.name: torch.ones_like(plan.keep[g.name]) for g in groups.groups[count:]}
+        prefix = replace(plan, keep={**plan.keep, **opened})
+        return closed_gates(dense, shrink(dense, groups, prefix), groups, prefix, inputs)
+
+    right, wrong = 0, len(groups)
+    if not proof_of(0).passed or _is_constant(proof_of(wrong)):
+        return None
+    while wrong - right > 1:
+        middle = (right + wrong) // 2
+        right, wrong = (middle, wrong) if proof_of(middle).passed else (right, middle)
+    return groups[wrong - 1].name
+
+
+def _is_constant(proof: Proof) -> bool:
+    return proof.spread is not None and proof.spread <= LEAST_SPREAD
+
+
 def _base_proof(
     dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, inputs: Inputs
 ) -> Proof:
@@ -352,7 +383,7 @@ def require(proofs: Sequence[Proof]) -> None:
 
 
 def _failure(proof: Proof) -> str:
-    if proof.spread is not None and proof.spread <= LEAST_SPREAD:
+    if _is_constant(proof):
         why = (
             f"the outputs vary by {proof.spread:.1e} of their size, too little to compare (inputs that are "
             "all alike make them so: give varied ones as the example, or data)"

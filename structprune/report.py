@@ -358,6 +358,7 @@ class Report:
         software: name -> version.
         hardware: name -> value; no user name, host name or path.
         int8: or None where no int8 file was asked for.
+        control_flow: where the network's own code asks for sizes, values or its mode.
         schema: version of this form.
     """
 
@@ -386,6 +387,7 @@ class Report:
     software: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, str] = field(default_factory=dict)
     int8: Int8 | None = None
+    control_flow: tuple[Branch, ...] = ()
     schema: int = SCHEMA
 
 
@@ -430,6 +432,7 @@ def _report(raw: dict[str, Any]) -> Report:
         "limits": tuple(Met(**row) for row in raw.get("limits", ())),
         "int8": raw.get("int8") and int8_from(raw["int8"]),
         "notes": tuple(raw["notes"]),
+        "control_flow": tuple(Branch(**row) for row in raw.get("control_flow", ())),
     }
     return Report(**{**raw, **counts, **rebuilt})
 

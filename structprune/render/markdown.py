@@ -37,6 +37,7 @@ def _lines(report: Report) -> Iterator[str]:
         "Seconds: " + ", ".join(f"{step} {taken:g}" for step, taken in report.seconds.items()) + ".",
     )
     yield from _section("Notes", [*report.notes, *_how_measured(report)])
+    yield from _section("Control flow", [f"{branch}." for branch in report.control_flow])
     yield from _section("Not cut", [f"{row.layer}: {row.reason}" for row in report.protected])
     yield from ("", "## Widths", "", *_table(_widths(report)))
     if report.training is not None:

@@ -1,0 +1,246 @@
+"""Networks whose forward pass takes another way than the example does: what a cut would change is protected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from structprune import compress
+from structprune.channels import ChannelGroups, channel_groups
+from structprune.comparison.control_flow import branches
+from structprune.comparison.influence import exposed
+from structprune.comparison.settings import settings_of
+from structprune.proofs import closed_gates
+from structprune.surgery import shrink
+from structprune.trial import SHALLOW, Trial, _plan, trusted
+
+
+class Plain(nn.Module):
+    """Two convs and a classifier, (N, 3, 16, 16) -> (N, 10); a trap changes what lies between the convs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 10)
+
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.between(functional.relu(self.first(x)), x)
+        return self.head(functional.relu(self.second(h)).mean((-2, -1)))  # type: ignore[no-any-return]
+
+
+def centred(h: Tensor) -> Tensor:
+    """A mixture of all channels: no channel of it can leave."""
+    return h - h.mean(-3, keepdim=True)
+
+
+def trap(between: Callable[[Any, Tensor, Tensor], Tensor]) -> type[Plain]:
+    return type("Trapped", (Plain,), {"between": between})
+
+
+def remembered(s: Any, h: Tensor, _: Tensor) -> Tensor:
+    cache = s.__dict__.setdefault("cache", {})
+    return h * cache.setdefault(h.shape[0], h.shape[1] ** -0.5)  # type: ignore[no-any-return]
+
+
+def counted(s: Any, h: Tensor, _: Tensor) -> Tensor:
+    s.calls = getattr(s, "calls", 0) + 1
+    return centred(h) if s.calls > 5 else h
+
+
+def dropped(s: Any, h: Tensor, _: Tensor) -> Tensor:
+    h = functional.dropout(h, 0.5, s.training)
+    return centred(h) if s.training else h
+
+
+class DropPath(nn.Module):
+    """As timm and torchvision draw it."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h * h.new_empty(len(h), 1, 1, 1).bernoulli_(0.5).div_(0.5) if self.training else h
+
+
+TRAPS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    "large images": lambda s, h, x: centred(h) if x.shape[-1] > 16 else h,
+    "small images": lambda s, h, x: centred(h) if x.shape[-1] < 13 else h,
+    "a size far from the example's": lambda s, h, x: centred(h) if x.shape[-1] * x.shape[-2] > 30**2 else h,
+    "large batches": lambda s, h, x: centred(h) if len(x) > 16 else h,
+    "larger batches than any that is tried by itself": lambda s, h, x: centred(h) if x.size(0) >= 50 else h,
+    "one input": lambda s, h, x: centred(h) if x.shape[0] == 1 else h,
+    "training": lambda s, h, x: centred(h) if s.training else h,
+    "training beside dropout": dropped,
+    "bright": lambda s, h, x: centred(h) if x.abs().max() > 8 else h,
+    "dark": lambda s, h, x: centred(h) if x.abs().max() < 0.3 else h,
+    "negative": lambda s, h, x: centred(h) if x.max() <= 0 else h,
+    "gradients": lambda s, h, x: centred(h) if torch.is_grad_enabled() else h,
+    "what requires gradients": lambda s, h, x: centred(h) if h.requires_grad else h,
+    "single precision": lambda s, h, x: centred(h) if h.dtype == torch.float32 else h,
+    "a tail": lambda s, h, x: h + functional.relu(h - 20) * (h.shape[1] / 16),
+    "a cache": remembered,
+    "a counter": counted,
+}
+"""What the example does not show, by what does."""
+
+
+def images(size: int = 16) -> Tensor:
+    return torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def left_of(model: nn.Module, x: Tensor | None = None) -> ChannelGroups:
+    inputs = images() if x is None else x
+    return trusted(model, channel_groups(model, inputs[:1]), (inputs[:3],))
+
+
+def test_a_network_without_traps_loses_nothing() -> None:
+    groups = left_of(Plain())
+    assert [group.name for group in groups] == ["first", "second"]
+    assert groups.control_flow == ()
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_what_another_way_through_the_network_mixes_is_protected(name: str) -> None:
+    groups = left_of(trap(TRAPS[name])())
+    assert [group.name for group in groups] == ["second"]
+    (reason,) = (row.reason for row in groups.protected if row.layer == "first")
+    # Of one input, and in single precision, the trace sees it already.
+    assert "trial cut" in reason or name in ("one input", "single precision")
+
+
+@pytest.mark.parametrize("name", [n for n in TRAPS if n not in ("a cache", "a counter", "single precision")])
+def test_the_proof_sees_it_too(name: str) -> None:
+    """Handed a group that no trial protected, the proof fails, and says under which setting."""
+    model, inputs = trap(TRAPS[name])(), (images()[:4],)
+    flow = branches(model, (images()[:2],))
+    groups = replace(channel_groups(model, inputs), control_flow=flow)
+    plan = _plan(groups, Trial(groups.groups[:1], SHALLOW))
+    proof = closed_gates(model, shrink(model, groups, plan), groups, plan, inputs)
+    assert not proof.passed
+    assert "differ" in proof.how
+
+
+def test_a_value_that_scales_all_channels_costs_nothing() -> None:
+    """Control flow on data that the cut does not care about."""
+    model = trap(lambda s, h, x: h * 2 if x.abs().max() > 8 else h)()
+    groups = left_of(model)
+    assert [group.name for group in groups] == ["first", "second"]
+    assert [branch.kind for branch in groups.control_flow] == ["value"]
+
+
+@pytest.mark.parametrize("module", [nn.Dropout(0.5), DropPath()])
+def test_training_draws_nothing(module: nn.Module) -> None:
+    class Dropping(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = module
+
+        def between(self, h: Tensor, x: Tensor) -> Tensor:
+            return self.drop(h)  # type: ignore[no-any-return]
+
+    model = Dropping()
+    assert len(left_of(model)) == 2
+    assert "in training mode" in str(settings_of(model, (images(),)))
+
+
+def test_what_the_network_does_not_take_is_named() -> None:
+    def between(s: Any, h: Tensor, x: Tensor) -> Tensor:
+        if s.training:
+            raise ValueError("training takes targets")
+        if x.shape[-1] != 16:
+            raise ValueError("made for 16 pixels")
+        return h
+
+    model = trap(between)()
+    settings = settings_of(model, (images(),))
+    assert {"in training mode", "other sizes"} <= set(settings.refused)
+    assert "in training mode" not in {setting.words for setting in settings.tried}
+    assert len(left_of(model)) == 2
+
+
+def test_branches_name_module_kind_and_bound() -> None:
+    model = nn.Sequential(trap(lambda s, h, x: h if x.shape[-1] * 2 > 40 or s.training else h)())
+    flow = branches(model, (images(),))
+    assert [(b.kind, b.module, b.size, b.bound) for b in flow] == [
+        ("shape", "0", 32, 40.0),
+        ("training", "0", None, None),
+    ]
+    assert all(b.line.startswith("test_silence.py:") for b in flow)
+
+
+# ---- groups without influence
+
+
+class Hidden(nn.Module):
+    """A residual branch that a scale hides, and whose values depend on their width."""
+
+    def __init__(self, scale: float, wrong: bool = True, norm: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.wrong = wrong
+        self.stem, self.up = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 1)
+        self.down, self.head = nn.Conv2d(32, 16, 1), nn.Linear(16, 10)
+        self.norm = nn.BatchNorm2d(16) if norm else nn.Identity()
+        if norm:
+            nn.init.constant_(self.norm.weight, scale)
+        self.alpha = nn.Parameter(torch.tensor(1.0 if norm else scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = functional.relu(self.stem(x))
+        y = functional.relu(self.up(h))
+        y = y * y.shape[1] ** -0.5 if self.wrong else y
+        return self.head((h + self.alpha * self.norm(self.down(y))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["a scalar", "a norm's weight"])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e-4, 1.0])
+def test_a_wrong_cut_behind_a_scale_is_found(scale: float, norm: bool) -> None:
+    groups = left_of(Hidden(scale, norm=norm))
+    assert "up" not in {group.name for group in groups}
+    assert "stem" in {group.name for group in groups}
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["a scalar", "a norm's weight"])
+@pytest.mark.parametrize("scale", [0.0, 1e-6])
+def test_a_right_cut_behind_a_scale_is_allowed(scale: float, norm: bool) -> None:
+    assert {"up", "stem"} <= {group.name for group in left_of(Hidden(scale, wrong=False, norm=norm))}
+
+
+def test_zeros_of_a_whole_weight_hide_too() -> None:
+    model = Hidden(1.0)
+    nn.init.zeros_(model.down.weight)
+    assert "up" not in {group.name for group in left_of(model)}
+
+
+def test_a_group_that_never_shows_is_protected_for_that() -> None:
+    model = trap(lambda s, h, x: h * 0.0)()
+    groups = channel_groups(model, images()[:1])
+    assert exposed(model, groups, (images()[:2],)).silent == ("first",)
+    reasons = {row.layer: row.reason for row in left_of(model).protected}
+    assert "changes no output" in reasons["first"]
+
+
+# ---- from one end to the other
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.0])
+def test_a_run_ends_with_all_proofs_where_protecting_a_group_does(scale: float) -> None:
+    result = compress(Hidden(scale), images()[:1], nodes=0.2, score="filter_norm", export=False)
+    assert all(proof.passed for proof in result.report.proofs)
+    assert result.report.widths["up"] == (32, 32)
+
+
+def test_the_report_says_what_was_seen_and_tried() -> None:
+    model = trap(TRAPS["large images"])()
+    report = compress(model, images()[:1], nodes=0.2, score="filter_norm", export=False).report
+    (branch,) = report.control_flow
+    assert (branch.kind, branch.bound) == ("shape", 16.0)
+    how = next(proof.how for proof in report.proofs if proof.name == "closed_gates")
+    assert all(words in how for words in ("size 32", "batch of 20", "times 10", "training", "gradients"))

@@ -80,7 +80,8 @@ def compress(
 def _cut(run: Run) -> CutNetwork:
     """Gate, score, select, shrink, and prove the cut before anything is built on it.
 
-    A group whose removal fails the proof, though its trial cut passed, is protected, and the rest chosen again.
+    A group whose removal fails the proof, though its trial cut passed, is protected, and the rest chosen
+    again.
     """
     groups = groups_of(run)
     run.notes.extend(_control_flow(groups))
@@ -115,7 +116,8 @@ def _control_flow(groups: ChannelGroups) -> Iterator[str]:
     """Say so where the network's code asks for sizes, values or its mode."""
     if flow := groups.control_flow:
         more = f" and {len(flow) - 3} more" if len(flow) > 3 else ""
-        yield f"control flow: {'; '.join(map(str, flow[:3]))}{more}; the proof closed_gates says what was tried"
+        shown = "; ".join(map(str, flow[:3]))
+        yield f"control flow: {shown}{more}; the proof closed_gates says what was tried"
 
 
 def groups_of(run: Run) -> ChannelGroups:

@@ -40,7 +40,7 @@ from structprune.comparison.gap import (
 )
 from structprune.comparison.influence import exposed
 from structprune.comparison.lockstep import Difference, Pair, first_difference
-from structprune.comparison.settings import Setting, Settings, settings_of, smallest
+from structprune.comparison.settings import Settings, settings_of
 from structprune.errors import ProofFailedError
 from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
@@ -66,8 +66,9 @@ def closed_gates(
     """Prove that the shrunk network is the dense one with the gates of the removed channels closed.
 
     In float64 where both networks fit into memory so, else in float32. Where batch norm has no statistics
-    under which the outputs vary, both networks normalise with those of the inputs. Then fresh copies of both are
-    called in other sizes, batches, scales and modes, in float32 and, where they seem to differ, in float64.
+    under which the outputs vary, both networks normalise with those of the inputs. Then fresh copies of both
+    are called in other sizes, batches, scales and modes, in float32 and, where they seem to differ, in
+    float64.
 
     Args:
         dense: the network before the cut.
@@ -140,14 +141,14 @@ def _in_other_settings(proof: Proof, pair: Pair, plan: Plan, inputs: Inputs) -> 
     settings = settings_of(copy.deepcopy(pair.dense), inputs, pair.groups.control_flow)
     if (difference := first_difference(pair, settings)) is not None:
         return _failed(proof, difference)
-    exposure = exposed(copy.deepcopy(pair.dense), pair.groups, smallest(settings))
-    once = Settings((Setting("with hiding weights drawn anew", smallest(settings), batch_norm="batch"),))
+    exposure = exposed(copy.deepcopy(pair.dense), pair.groups, settings.tried[0])
+    once = Settings((replace(settings.tried[0], words="with hiding weights drawn anew"),))
     for model in exposure.models:
         drawn = Pair(model, pair.groups, pair.keep, shrink(model, pair.groups, plan))
         if (difference := first_difference(drawn, once)) is not None:
             return _failed(proof, difference)
-    words = f"{settings}{', ' + once.tried[0].words if exposure.models else ''}"
-    return replace(proof, how=f"{proof.how}; then {words}")
+    tried = replace(settings, tried=(*settings.tried, *(once.tried if exposure.models else ())))
+    return replace(proof, how=f"{proof.how}; then {tried}")
 
 
 def _failed(proof: Proof, difference: Difference) -> Proof:

@@ -27,7 +27,7 @@ from structprune.comparison.control_flow import branches
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap
 from structprune.comparison.influence import exposed
 from structprune.comparison.lockstep import UNLIKE, Difference, Pair, first_difference
-from structprune.comparison.settings import FEW, Settings, settings_of, smallest
+from structprune.comparison.settings import FEW, Settings, settings_of
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 from structprune.outputs import tensors_of
@@ -131,7 +131,7 @@ def _right_in_other_settings(
     if not settings.tried:
         return groups
     left = _right_in(settings, model, groups)
-    exposure = exposed(copy.deepcopy(model), left, smallest(settings))
+    exposure = exposed(copy.deepcopy(model), left, settings.tried[0])
     left = left.without(dict.fromkeys(exposure.silent, _SILENT))
     for drawn in exposure.models:
         left = _right_in(Settings((replace(settings.tried[0], words=HIDING),)), drawn, left)
@@ -144,8 +144,9 @@ def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> Ch
         few = settings.until(difference.setting)
         if _differing(model, left, few, NOTHING):
             raise InputError(
-                f"two runs of the network on the same inputs don't agree ({difference.setting.words}), so no cut "
-                "of it can be proven; make its forward pass deterministic, and let it leave its inputs as they are"
+                f"two runs of the network on the same inputs don't agree ({difference.setting.words}), so no "
+                "cut of it can be proven; make its forward pass deterministic, and let it leave its inputs as "
+                "they are"
             )
         culprit = _culprit(
             Trial(left.groups, SHALLOW),

@@ -1,4 +1,4 @@
-"""Networks whose forward pass takes another way than the example does: what a cut would change is protected."""
+"""Networks that take another way than the example does: what a cut would change there is protected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from structprune import compress
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.comparison.control_flow import branches
 from structprune.comparison.influence import exposed
-from structprune.comparison.settings import settings_of
+from structprune.comparison.settings import Setting, settings_of
 from structprune.proofs import closed_gates
 from structprune.surgery import shrink
 from structprune.trial import SHALLOW, Trial, _plan, trusted
@@ -166,7 +166,7 @@ def test_what_the_network_does_not_take_is_named() -> None:
 
 
 def test_branches_name_module_kind_and_bound() -> None:
-    model = nn.Sequential(trap(lambda s, h, x: h if x.shape[-1] * 2 > 40 or s.training else h)())
+    model = nn.Sequential(trap(lambda s, h, x: h + 1 if x.shape[-1] * 2 > 40 or s.training else h)())
     flow = branches(model, (images(),))
     assert [(b.kind, b.module, b.size, b.bound) for b in flow] == [
         ("shape", "0", 32, 40.0),
@@ -222,7 +222,7 @@ def test_zeros_of_a_whole_weight_hide_too() -> None:
 def test_a_group_that_never_shows_is_protected_for_that() -> None:
     model = trap(lambda s, h, x: h * 0.0)()
     groups = channel_groups(model, images()[:1])
-    assert exposed(model, groups, (images()[:2],)).silent == ("first",)
+    assert exposed(model, groups, Setting("called", (images()[:2],))).silent == ("first",)
     reasons = {row.layer: row.reason for row in left_of(model).protected}
     assert "changes no output" in reasons["first"]
 

@@ -158,8 +158,8 @@ def test_bisection_finds_every_culprit_and_nothing_else(
     named = {LAYERS[i] for i in culprits}
     assert {g.name for g in left} == {LAYERS[i] for i in range(9)} - named
     assert {row.layer for row in left.protected if "trial" in row.reason} == named
-    # The first trial, the one that cuts nothing, and log2(9) a culprit with two looks at what is left; then that in
-    # other settings, and on weights drawn anew.
+    # The first trial, the one that cuts nothing, and log2(9) a culprit with two looks at what is left; then
+    # that in other settings, and on weights drawn anew.
     assert len(trials) <= 2 + len(culprits) * (4 + 2) + 2 + 2
 
 
@@ -189,8 +189,8 @@ def test_blocks_are_tried_by_themselves(trials: list[ChannelGroups]) -> None:
     model, groups, inputs = offered(Layout(build, (5,)))
     left = trusted(model, groups, inputs)
     assert [g.name for g in left] == ["stem", "blocks.2.up"]
-    # All, none, each block by itself, the right one twice, and what is left, three times; the residual stream has
-    # no smaller home.
+    # All, none, each block by itself, the right one twice, and what is left, three times; the residual stream
+    # has no smaller home.
     assert [len(tried) for tried in trials] == [7, 7, *[1] * 7, 2, 2, 2]
 
 

@@ -107,7 +107,8 @@ class ChannelGroups:
         widths: layer -> outputs, of every layer that has nodes: all conv and linear layers but those
             that produce the network's outputs.
         outputs: layers that produce the network's outputs.
-        control_flow: where the network's code asks for sizes, values or its mode, in the order of a pass; empty
+        control_flow: where the network's code asks for sizes, values or its mode, in the order of a pass;
+            empty
             where nobody watched one.
     """
 

@@ -1,7 +1,7 @@
 """Control flow of a forward pass: where Python reads a value, compares a shape or reads ``training``.
 
-A branch that no input of a comparison takes is a branch about which the comparison says nothing. So one pass is
-watched, and the numbers that sizes are compared with say which sizes take the other branch.
+A branch that no input of a comparison takes is a branch about which the comparison says nothing. So one pass
+is watched, and the numbers that sizes are compared with say which sizes take the other branch.
 """
 
 from __future__ import annotations
@@ -36,9 +36,15 @@ def branches(model: nn.Module, inputs: Inputs) -> tuple[Branch, ...]:
     """
     watched = copy.deepcopy(model)
     notebook = _Notebook({id(module): name for name, module in watched.named_modules()})
-    with suppress(Exception), torch.no_grad(), evaluating(watched), _training_read(watched, notebook):
-        with _Watcher(notebook):
-            watched(*(x.clone() for x in inputs))
+    own = tuple(x.clone() for x in inputs)
+    with (
+        suppress(Exception),
+        torch.no_grad(),
+        evaluating(watched),
+        _training_read(watched, notebook),
+        _Watcher(notebook),
+    ):
+        watched(*own)
     return tuple(dict.fromkeys(notebook.branches))
 
 
@@ -117,8 +123,8 @@ _Size.__hash__ = int.__hash__  # type: ignore[method-assign]  # a class with __e
 _SIZES = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.__len__}
 _VALUES = {
     Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__contains__, Tensor.item,
-    Tensor.tolist, Tensor.numpy, Tensor.equal, Tensor.allclose, Tensor.is_nonzero, torch.equal, torch.allclose,
-    torch.is_nonzero, Tensor.nonzero, torch.nonzero, Tensor.unique, torch.unique,
+    Tensor.tolist, Tensor.numpy, Tensor.equal, Tensor.allclose, Tensor.is_nonzero, torch.equal,
+    torch.allclose, torch.is_nonzero, Tensor.nonzero, torch.nonzero, Tensor.unique, torch.unique,
 }
 # fmt: on
 _SHAPES = (Tensor.shape.__get__, Tensor.ndim.__get__)  # type: ignore[attr-defined]

@@ -55,7 +55,7 @@ class Bounds:
         return gap.counts and self.agree(gap)
 
     def agree(self, gap: Gap) -> bool:
-        """Tell whether a gap stays below every bound; outputs that don't vary are held to their error alone."""
+        """Tell whether a gap stays below the bounds; where outputs don't vary, below that on the error."""
         of_spread = self.error_of_spread if gap.counts else None
         pairs = ((gap.error, self.error), (gap.error_of_spread, of_spread))
         return all(bound is None or error < bound for error, bound in pairs)

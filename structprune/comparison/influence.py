@@ -1,7 +1,8 @@
 """Influence of groups: a group whose closed gates change nothing has shown nothing.
 
-Zero-initialised norms, ReZero and LayerScale hide whole branches of an untrained network, and a wrong cut in there
-shows only once training has opened them. So what hides them is drawn anew, on copies, until every group has a say.
+Zero-initialised norms, ReZero and LayerScale hide whole branches of an untrained network, and a wrong cut in
+there shows only once training has opened them. So what hides them is drawn anew, on copies, until every group
+has a say.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.channels import ChannelGroups
-from structprune.comparison.gap import Inputs, gap
+from structprune.comparison.gap import gap
 from structprune.comparison.settings import Setting, called_in
 from structprune.gates import GatedModel, gate_channels
 from structprune.outputs import tensors_of
@@ -45,24 +46,24 @@ class Exposure:
     silent: tuple[str, ...] = ()
 
 
-def exposed(model: nn.Module, groups: ChannelGroups, inputs: Inputs) -> Exposure:
+def exposed(model: nn.Module, groups: ChannelGroups, setting: Setting) -> Exposure:
     """Copies of a network on which closing the gates of a group changes something, for every group.
 
     Args:
         model: the network, in float32 or float64; it is left as it is.
         groups: its groups.
-        inputs: a few positional inputs.
+        setting: a plain call of a few inputs.
     """
-    hidden = _hidden(model, groups, inputs)
+    hidden = _hidden(model, groups, setting)
     if not hidden and not any(_hides(name, x).any() for name, x in model.named_parameters()):
         return Exposure(())
     models = [revealed(model)]
-    hidden &= _hidden(models[0], groups, inputs)
+    hidden &= _hidden(models[0], groups, setting)
     if hidden:
-        models.append(begun_again(model, lambda net: not _hidden(reveal(net), groups, inputs) & hidden))
-        hidden &= _hidden(models[1], groups, inputs)
+        models.append(begun_again(model, lambda net: not _hidden(reveal(net), groups, setting) & hidden))
+        hidden &= _hidden(models[1], groups, setting)
     networks = (model, *models)
-    silent = [n for n in sorted(hidden) if all(_is_silent(net, groups, n, inputs) for net in networks)]
+    silent = [n for n in sorted(hidden) if all(_is_silent(net, groups, n, setting) for net in networks)]
     return Exposure(tuple(models), tuple(silent))
 
 
@@ -98,28 +99,26 @@ def _is_scale(x: Tensor) -> bool:
     return x.numel() == max(x.shape, default=1)
 
 
-def _hidden(model: nn.Module, groups: ChannelGroups, inputs: Inputs) -> set[str]:
-    """Groups whose gates have next to no derivative, and of those without any such as closing shows nothing."""
-    strengths = _derivatives(model, groups, inputs)
+def _hidden(model: nn.Module, groups: ChannelGroups, setting: Setting) -> set[str]:
+    """Groups whose gates have next to no derivative; where none has one, those whose closing shows nothing."""
+    strengths = _derivatives(model, groups, setting)
     strongest = max(strengths.values(), default=0.0)
     weak = {name for name, strength in strengths.items() if not strength > WEAK * strongest}
-    return weak if strongest else {name for name in weak if _is_silent(model, groups, name, inputs)}
+    return weak if strongest else {name for name in weak if _is_silent(model, groups, name, setting)}
 
 
-def _derivatives(model: nn.Module, groups: ChannelGroups, inputs: Inputs) -> Mapping[str, float]:
-    """Largest derivative of a random sum of the outputs by a gate of each group; zero where there is none."""
+def _derivatives(model: nn.Module, groups: ChannelGroups, setting: Setting) -> Mapping[str, float]:
+    """Derivatives of a random sum of the outputs by a group's gates, in all; zero where there are none."""
     gated = gate_channels(model, groups)
     gates = gated.ones()
-    outputs = called_in(
-        model, lambda *x: gated(gates, x), Setting("", inputs, gradients=True, batch_norm="batch")
-    )
+    outputs = called_in(model, lambda *x: gated(gates, x), replace(setting, gradients=True))
     total = sum(_random_sum(x) for x in tensors_of(outputs) if x.requires_grad)
     if not isinstance(total, Tensor) or not gates:
         return dict.fromkeys(gates, 0.0)
     with exact_arithmetic():
         slopes = torch.autograd.grad(total, tuple(gates.values()), allow_unused=True)
     return {
-        name: 0.0 if slope is None else float(slope.abs().max())
+        name: 0.0 if slope is None else float(slope.abs().sum())
         for name, slope in zip(gates, slopes, strict=True)
     }
 
@@ -130,10 +129,9 @@ def _random_sum(x: Tensor) -> Tensor:
     return ((torch.view_as_real(x).sum(-1) if x.is_complex() else x) * signs).sum()
 
 
-def _is_silent(model: nn.Module, groups: ChannelGroups, name: str, inputs: Inputs) -> bool:
+def _is_silent(model: nn.Module, groups: ChannelGroups, name: str, setting: Setting) -> bool:
     """Tell whether closing half of a group's gates, or the others, changes no output."""
     gated = gate_channels(model, groups)
-    setting = Setting("", inputs, batch_norm="batch")
     outputs = called_in(model, lambda *x: gated(gated.ones(False), x), setting)
     return all(_unchanged(model, gated, gates, setting, outputs) for gates in _halves(gated, name))
 

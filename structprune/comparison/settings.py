@@ -1,8 +1,8 @@
 """Settings under which two networks are compared: sizes, batches, scales, gradients, training mode.
 
-A forward pass may take another way for a larger image, a larger batch, stronger activations, while gradients are
-recorded or in training mode. Each setting is one call that takes such a way, as cheap as it can be: on the smallest
-images that the network takes.
+A forward pass may take another way for a larger image, a larger batch, stronger activations, while gradients
+are recorded or in training mode. Each setting is one call that takes such a way, as cheap as it can be: on
+the smallest images that the network takes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from structprune.report import Branch
 
 FEW = 2
 """Inputs of a setting: the fewest over which outputs can vary."""
+
+SEVERAL = 8
+"""Inputs where batches normalise themselves: over two, statistics of a single pixel are but a sign."""
 
 SCALES = (0.1, 10.0, 1000.0)
 """Factors on real-valued inputs: the last reaches tails that only strong activations do."""
@@ -104,16 +107,18 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
     """
     whole = _first(inputs, FEW)
     batch_norm: BatchNormMode = "fixed" if _varies(model, whole, "fixed") else "batch"
+    several = _first(inputs, SEVERAL) if _entries(whole) * SEVERAL < 100_000 else whole
+    whole = whole if batch_norm == "fixed" else several
     resize = next((r for r in _RESIZES if _takes_sizes(model, whole, r, batch_norm)), None)
     small = _smallest(model, whole, resize, batch_norm) if resize else whole
     offers = [
-        Setting("called", small),
+        Setting(_plain_words(whole, small, resize), small),
         *_batches(whole, small, flow),
         *(_sizes(whole, small, resize, flow) if resize else ()),
         *_scaled(small),
         Setting("without a batch dimension", tuple(x[0] if x.dim() else x for x in small)),
         Setting("with gradients", small, gradients=True),
-        Setting("in training mode", small, gradients=True, training=True),
+        Setting("in training mode", several, gradients=True, training=True),
         Setting("called again", small),
     ]
     rows = [replace(setting, batch_norm=batch_norm) for setting in offers]
@@ -124,11 +129,6 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
         tuple(row for row, is_taken in zip(rows, takes, strict=True) if is_taken),
         tuple(dict.fromkeys(refused)),
     )
-
-
-def smallest(settings: Settings) -> Inputs:
-    """The inputs of a plain call."""
-    return settings.tried[0].inputs
 
 
 @contextmanager
@@ -144,6 +144,10 @@ def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
             model.train()
             stack.enter_context(Undrawn())
         yield
+
+
+def _plain_words(whole: Inputs, small: Inputs, resize: Resize | None) -> str:
+    return f"size {_side(small, resize)}" if resize and small is not whole else "another call"
 
 
 def _finite(model: nn.Module, setting: Setting) -> bool:
@@ -199,7 +203,7 @@ def _entries(inputs: Inputs) -> int:
 
 
 def _beyond(flow: Iterable[Branch], size: int, most: int) -> list[int]:
-    """Sizes at which a comparison with a bound comes out otherwise: those around the bound, scaled to ``size``.
+    """Sizes around the bounds that the code compares with, at which a comparison comes out otherwise.
 
     Args:
         flow: comparisons of sizes, of whatever dimension.
@@ -289,6 +293,6 @@ def _larger(side: int) -> int:
 def _sizes(whole: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch]) -> Iterator[Setting]:
     side = _side(whole, resize)
     most = math.floor(side * MOST_PIXELS**0.5)
-    sides = [_side(small, resize), _larger(side), *_beyond(flow, side, most)]
-    for size in dict.fromkeys(s for s in sides if s != side):
+    sides = [_larger(side), *_beyond(flow, side, most)]
+    for size in dict.fromkeys(s for s in sides if s not in (side, _side(small, resize))):
         yield Setting(f"size {size}", resize(whole, size / side))

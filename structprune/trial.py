@@ -145,8 +145,8 @@ def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> Ch
         if _differing(model, left, few, NOTHING):
             raise InputError(
                 f"two runs of the network on the same inputs don't agree ({difference.setting.words}), so no "
-                "cut of it can be proven; make its forward pass deterministic, and let it leave its inputs as "
-                "they are"
+                "cut of it can be proven; make its forward pass deterministic, and let it leave its inputs "
+                "as they are"
             )
         culprit = _culprit(
             Trial(left.groups, SHALLOW),

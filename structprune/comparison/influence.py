@@ -100,7 +100,7 @@ def _is_scale(x: Tensor) -> bool:
 
 
 def _hidden(model: nn.Module, groups: ChannelGroups, setting: Setting) -> set[str]:
-    """Groups whose gates have next to no derivative; where none has one, those whose closing shows nothing."""
+    """Groups whose gates have next to no derivative; where none has one, those that show nothing."""
     strengths = _derivatives(model, groups, setting)
     strongest = max(strengths.values(), default=0.0)
     weak = {name for name, strength in strengths.items() if not strength > WEAK * strongest}

@@ -30,6 +30,7 @@ ORDER = (
     "attention",
     "arithmetic",
     "thinning",
+    "outputs",
     "channels",
     "batch_norm",
     "open_norms",

@@ -3,6 +3,9 @@
 A cache of keys and values, a distribution or a result object has no equality of its own: two of them are
 the same where they are built alike and the tensors inside are. So everything that compares outputs takes
 them apart here, and neither an object's identity nor its ``__eq__`` has a say.
+
+What lies in a cache is no result: a network hands it out to take it back in, and a cut network's own holds
+fewer heads. It is told apart by its class, one of whose names ends in ``Cache``, as in transformers.
 """
 
 from __future__ import annotations
@@ -45,14 +48,17 @@ class Outputs:
     Attributes:
         tensors: every tensor inside, in the order in which it is found. Arrays of NumPy and finite Python
             floats are among them, since they are computed as tensors are.
-        names: where each of them lies: ``("logits", "past_key_values.layers.0.keys")``.
+        names: where each of them lies: ``("logits", "boxes.corners")``.
         structure: everything else in words: types, keys, lengths, attributes, numbers and strings. Equal for
             two outputs that differ in nothing but their tensors' contents.
+        states: the tensors of caches, by where they lie: ``"past_key_values.layers.0.keys"``. A cut may make
+            them smaller, see :func:`counterpart`.
     """
 
     tensors: tuple[Tensor, ...]
     names: tuple[str, ...]
     structure: str
+    states: Mapping[str, Tensor]
 
 
 def outputs_of(value: object) -> Outputs:
@@ -72,12 +78,60 @@ def outputs_of(value: object) -> Outputs:
     """
     walk = _Walk()
     structure = walk.described(value, ())
-    return Outputs(tuple(walk.tensors), tuple(walk.names), structure)
+    return Outputs(tuple(walk.tensors), tuple(walk.names), structure, walk.states)
 
 
 def tensors_of(value: object) -> list[Tensor]:
-    """Return the tensors of an output, in the order of :func:`outputs_of`."""
+    """Return the tensors of an output but those of caches, in the order of :func:`outputs_of`."""
     return list(outputs_of(value).tensors)
+
+
+def paired(whole: Outputs, part: Outputs) -> list[tuple[Tensor, Tensor]] | None:
+    """Lay the outputs of a dense network beside those of a cut one, states beside what they ought to equal.
+
+    Returns:
+        Pairs of tensors, of one shape each; None where the outputs differ in structure or shape.
+    """
+    if whole.structure != part.structure or whole.states.keys() != part.states.keys():
+        return None
+    states = [(counterpart(whole.states[name], x), x) for name, x in part.states.items()]
+    pairs = [*zip(whole.tensors, part.tensors, strict=True), *states]
+    fitting = [(a, b) for a, b in pairs if a is not None and a.shape == b.shape]
+    return fitting if len(fitting) == len(pairs) else None
+
+
+def counterpart(whole: Tensor, part: Tensor) -> Tensor | None:
+    """Find in a dense network's cached state what a cut network's state ought to equal.
+
+    Args:
+        whole: of the dense network, (..., C, ...).
+        part: of the cut one, of the same shape but for one dimension, which is shorter: (..., K, ...).
+
+    Returns:
+        Of ``whole`` the K slices along that dimension, in their order, that are nearest to those of ``part``;
+        all of it where both are of one shape; None where the shapes differ otherwise.
+
+    Example:
+        >>> counterpart(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 3.1]]))
+        tensor([[1., 3.]])
+    """
+    if whole.shape == part.shape:
+        return whole
+    dims = [d for d in range(part.dim()) if whole.dim() == part.dim() and whole.shape[d] > part.shape[d]]
+    if len(dims) != 1 or _besides(whole, dims[0]) != _besides(part, dims[0]):
+        return None
+    apart_CK = torch.cdist(*(x.movedim(dims[0], 0).flatten(1).double() for x in (whole, part)))
+    chosen, first = [], 0
+    for k in range(part.shape[dims[0]]):
+        last = whole.shape[dims[0]] - (part.shape[dims[0]] - k) + 1
+        first += int(apart_CK[first:last, k].argmin())
+        chosen.append(first)
+        first += 1
+    return whole.index_select(dims[0], torch.tensor(chosen, device=whole.device))
+
+
+def _besides(x: Tensor, dim: int) -> list[int]:
+    return [size for d, size in enumerate(x.shape) if d != dim]
 
 
 @dataclass
@@ -86,10 +140,11 @@ class _Walk:
 
     tensors: list[Tensor] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    states: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[int, tuple[int, object]] = field(default_factory=dict)
 
-    def described(self, value: object, path: tuple[str, ...]) -> str:
-        """Describe a value, and gather the tensors in it on the way."""
+    def described(self, value: object, path: tuple[str, ...], cached: bool = False) -> str:
+        """Describe a value, and gather the tensors in it on the way, those of a cache by themselves."""
         if len(path) > DEEPEST:
             raise InputError(
                 f"the network returns values nested in more than {DEEPEST} levels, in {'.'.join(path[:3])}; "
@@ -97,8 +152,7 @@ class _Walk:
             )
         tensor = _as_tensor(value)
         if tensor is not None:
-            self.tensors.append(tensor)
-            self.names.append(".".join(path))
+            self._gather(tensor, ".".join(path), cached)
             return "*"
         if isinstance(value, (*_PLAIN, float, complex)):
             return _name(value) if isinstance(value, enum.Enum) else repr(value)
@@ -109,8 +163,20 @@ class _Walk:
             if id(value) in self.seen:
                 return f"<again {self.seen[id(value)][0]}>"
             self.seen[id(value)] = len(self.seen), value  # kept alive, so that the number stays its own
-        inside = [f"{key}={self.described(part, (*path, key))}" for key, part in parts]
+        cached = cached or _is_cache(value)
+        inside = [f"{key}={self.described(part, (*path, key), cached)}" for key, part in parts]
         return f"{type(value).__qualname__}({', '.join(inside)})"
+
+    def _gather(self, tensor: Tensor, name: str, cached: bool) -> None:
+        if cached:
+            self.states[name] = tensor
+        else:
+            self.tensors.append(tensor)
+            self.names.append(name)
+
+
+def _is_cache(value: object) -> bool:
+    return any(kind.__name__.endswith("Cache") for kind in type(value).__mro__)
 
 
 def _as_tensor(value: object) -> Tensor | None:

@@ -23,7 +23,6 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
@@ -33,6 +32,7 @@ from structprune.checkpoint import load
 from structprune.errors import InputError, ProofFailedError
 from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
+from structprune.outputs import outputs_of, paired
 from structprune.redraw import begun_again
 from structprune.report import Proof, ProofName
 from structprune.surgery import shrink
@@ -90,11 +90,12 @@ def gap(a: Any, b: Any) -> Gap:
     Raises:
         InputError: the outputs differ in structure or shape.
     """
-    (leaves_a, tree_a), (leaves_b, tree_b) = _tensors(a), _tensors(b)
-    shapes_a, shapes_b = ([tuple(x.shape) for x in leaves] for leaves in (leaves_a, leaves_b))
-    if tree_a != tree_b or shapes_a != shapes_b:
+    whole, part = outputs_of(a), outputs_of(b)
+    pairs = paired(whole, part)
+    if pairs is None:
+        shapes_a, shapes_b = ([tuple(x.shape) for x in found.tensors] for found in (whole, part))
         raise InputError(f"outputs of shapes {shapes_a} and {shapes_b} can't be compared")
-    gaps = [_gap(_real(x), _real(y)) for x, y in zip(leaves_a, leaves_b, strict=True) if y.numel()]
+    gaps = [_gap(_real(x), _real(y)) for x, y in pairs if y.numel()]
     # Beside outputs that vary, a constant one, a temperature say, is held to its error alone.
     varied = [g for g in gaps if g.counts] or gaps
     return Gap(
@@ -116,11 +117,10 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x.resolve_conj()).double() if x.is_complex() else x.double()
 
 
-def _tensors(output: Any) -> tuple[list[Tensor], list[Any]]:
-    """Split an output into its tensors and the rest: the structure, and leaves such as None or numbers."""
-    leaves, tree = tree_flatten(output)
-    rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], [str(tree), rest]
+def _tensors(output: Any) -> list[Tensor]:
+    """Return the tensors of an output, its states among them."""
+    found = outputs_of(output)
+    return [*found.tensors, *found.states.values()]
 
 
 def _gap(a: Tensor, b: Tensor) -> Gap:
@@ -288,8 +288,9 @@ def signature(dense: nn.Module, small: nn.Module, inputs: Inputs) -> Proof:
 
 def _signature(model: nn.Module, inputs: Inputs, batch: int) -> tuple[str, list[tuple[Any, ...]]]:
     with torch.no_grad(), evaluating(model):
-        leaves, tree = tree_flatten(model(*(x[:batch] for x in inputs)))
-    return str(tree), [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else (x,) for x in leaves]
+        found = outputs_of(model(*(x[:batch] for x in inputs)))
+    states = [(name, x.dim(), x.dtype) for name, x in found.states.items()]  # which may hold fewer heads
+    return found.structure, [*((tuple(x.shape), x.dtype) for x in found.tensors), *states]
 
 
 def reloaded(small: nn.Module, folder: Path, inputs: Inputs, unpruned: nn.Module | None = None) -> Proof:
@@ -330,7 +331,7 @@ def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[Mode, list[Tensor]]:
     for mode in _MODES:
         net = begun_again(model, lambda net: varies(net, inputs)) if mode == "redrawn" else model
         with torch.no_grad(), _in_mode(net, mode):
-            outputs[mode] = _tensors(net(*(x.cpu() for x in inputs)))[0]
+            outputs[mode] = _tensors(net(*(x.cpu() for x in inputs)))
     return outputs
 
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan, removal_steps
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
+from structprune.outputs import outputs_of, paired, tensors_of
 from structprune.redraw import begun_again
 from structprune.surgery import shrink
 from structprune.thinning import thinned
@@ -155,7 +155,7 @@ def _is_large(model: nn.Module) -> bool:
 
 def _varies(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     with torch.no_grad(), evaluating(model, "batch"):
-        return _vary(tree_leaves(model(*inputs)))
+        return _vary(tensors_of(model(*inputs)))
 
 
 def _vary(outputs: Iterable[object]) -> bool:
@@ -317,8 +317,7 @@ def _outputs(
     try:
         small = shrink(model, groups, plan)
         with torch.no_grad(), evaluating(model, "batch"), evaluating(small, "batch"):
-            closed, cut = tree_leaves(gated(gates, inputs)), tree_leaves(small(*inputs))
-        return list(zip(closed, cut, strict=True))
+            return paired(outputs_of(gated(gates, inputs)), outputs_of(small(*inputs)))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a forward pass raises when a width is not what its code expects

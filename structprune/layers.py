@@ -17,12 +17,22 @@ Attention = nn.MultiheadAttention
 WEIGHTED = (_ConvNd, nn.Linear)
 """Layers that have nodes and prunable weights."""
 
-# Attributes that count the heads of an attention, that (by how they end) hold the width of one, that hold the
-# width of all, and that of an embedding.
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
-HEAD_WIDTHS = ("head_dim", "head_size")
-WHOLE = ("attn_dim", "all_head_size", "inner_dim")
+# Attributes, by their whole names, that count the heads of an attention, that hold the width of one or of a
+# part of one, that hold the width of all, and that of an embedding. The tables are long and grow.
+# fmt: off
+HEADS = (
+    "num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads", "num_attn_heads", "num_head",
+    "num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads",
+)
+HEAD_WIDTHS = (
+    "head_dim", "head_size", "attention_head_size", "attention_head_dim", "dim_head", "d_head",
+    "dim_per_head", "head_width", "key_value_proj_dim", "d_kv", "qk_head_dim", "v_head_dim", "k_head_dim",
+    "dim_head_v", "values_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "linear_head_dim",
+    "linear_key_head_dim", "linear_value_head_dim", "mamba_head_dim",
+)
+WHOLE = ("attn_dim", "all_head_size", "inner_dim", "val_attn_dim", "key_attn_dim", "q_size", "kv_size")
 EMBEDDED = ("hidden_dim",)
+# fmt: on
 
 
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

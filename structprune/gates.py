@@ -33,6 +33,8 @@ from structprune.layers import (
     in_width,
     is_depthwise,
     node_layers,
+    normalised_width,
+    normalises,
     recurrent_reads,
     weight_of,
     weighted_layers,
@@ -58,8 +60,8 @@ class GatedModel:
         input_scales: layer name -> the factor on its input, from the gates.
         producers: channel gate -> the layers whose output channels it stands for.
         norms: channel gate -> the batch norms that these channels pass on the way to where they are read.
-        open: LayerNorm -> which of the channels that it normalises together are open, from the gates; it goes
-            by these alone. See :func:`renormalised`.
+        open: LayerNorm or the like -> which of the channels that it normalises together are open, from the
+            gates; it goes by these alone. See :func:`renormalised`.
         masks: gate name -> 0/1 tensor of the gate's shape: which gates are open; all, where it has no name.
         flow: whose gradient is the gradient flow: that of the gates or that of the effective weights, which
             are the weights times the gates.
@@ -191,13 +193,13 @@ def _aliases(model: nn.Module) -> dict[str, str]:
 
 
 def renormalised(gated: GatedModel, groups: ChannelGroups) -> GatedModel:
-    """Let every LayerNorm whose channels can be cut take mean and variance of the open ones alone.
+    """Let every norm whose channels can be cut take mean and variance of the open ones alone.
 
-    So do the LayerNorms of the shrunk network, which closing gates alone does not equal.
+    So do the norms of the shrunk network, which closing gates alone does not equal.
     """
-    norms = {n: m for n, m in gated.model.named_modules() if isinstance(m, nn.LayerNorm)}
-    widths = {name: norm.normalized_shape[-1] for name, norm in norms.items()}
-    rows = [(group, [c for c in group.carriers if c.layer in norms]) for group in groups]
+    modules = gated.model.named_modules()
+    widths = {name: normalised_width(module) for name, module in modules if normalises(module)}
+    rows = [(group, [c for c in group.carriers if c.layer in widths]) for group in groups]
     indices = _gate_indices(widths, rows)
     scales = {name: _channel_scale(groups, index_C, torch.clone) for name, index_C in indices.items()}
     return replace(gated, open=scales)

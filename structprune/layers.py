@@ -122,6 +122,39 @@ def conv_groups(layer: nn.Module) -> int:
     return int(layer.groups) if isinstance(layer, Conv) else 1
 
 
+def normalises(layer: nn.Module) -> bool:
+    """Tell whether a layer may normalise channels together: LayerNorm, RMSNorm, a GroupNorm of one group.
+
+    And norms that a library writes by itself, as transformers does its RMSNorms: modules of that name without
+    any inside, with nothing but numbers a channel.
+    """
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups == 1
+    return isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) or is_written_norm(layer)
+
+
+def normalised_width(layer: nn.Module) -> int:
+    """Return how many channels a norm normalises together."""
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_channels
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        return int(layer.normalized_shape[-1])
+    return len(next(layer.parameters()))
+
+
+def is_written_norm(layer: nn.Module) -> bool:
+    """Tell whether a module is a norm of a library's own, by its name and its parameters."""
+    own = list(layer.parameters())
+    return (
+        "norm" in type(layer).__name__.lower()
+        and not isinstance(layer, (BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, *WEIGHTED))
+        and not any(True for _ in layer.children())
+        and not any(True for _ in layer.buffers())
+        and bool(own)
+        and all(x.dim() == 1 and len(x) == len(own[0]) for x in own)
+    )
+
+
 def is_depthwise(layer: nn.Module) -> bool:
     """Tell whether every input channel has its own filter, so that a channel goes in and comes out."""
     return (

@@ -27,6 +27,7 @@ from structprune.layers import (
     conv_groups,
     is_depthwise,
     node_layers,
+    normalises,
     out_width,
     recurrent_reads,
     weight_of,
@@ -121,7 +122,7 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         _cut_rows(layer, channels)
     elif isinstance(layer, nn.GroupNorm):
         tp.prune_groupnorm_out_channels(layer, channels)
-    elif isinstance(layer, nn.LayerNorm):
+    elif normalises(layer):
         _cut_normalised(layer, channels)
     elif isinstance(layer, nn.PReLU):
         tp.prune_prelu_out_channels(layer, channels)
@@ -192,11 +193,14 @@ def _cut_units(layer: Recurrent, channels: list[int]) -> None:
     layer.hidden_size -= len(units)
 
 
-def _cut_normalised(layer: nn.LayerNorm, channels: list[int]) -> None:
-    for key in ("weight", "bias"):
-        if getattr(layer, key) is not None:
+def _cut_normalised(layer: nn.Module, channels: list[int]) -> None:
+    known = ("weight", "bias") if isinstance(layer, nn.LayerNorm) else tuple(layer._parameters)
+    for key in known:
+        if getattr(layer, key, None) is not None:
             _replace(layer, key, 0, channels)
-    layer.normalized_shape = (layer.normalized_shape[0] - len(channels),)
+    shape = vars(layer).get("normalized_shape")
+    if isinstance(shape, tuple):
+        layer.normalized_shape = (shape[0] - len(channels),)
 
 
 def _cut_rows(layer: Attention, rows: list[int]) -> None:

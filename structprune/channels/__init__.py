@@ -29,6 +29,7 @@ from structprune.layers import (
     in_width,
     is_depthwise,
     node_layers,
+    normalises,
     out_width,
 )
 from structprune.report import Protected
@@ -131,7 +132,7 @@ def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:
         divisor,
         loose=c.loose,
         sizes=c.sizes,
-        least=2 if any(isinstance(layers[row.layer], nn.LayerNorm) for row in c.carriers) else 1,
+        least=2 if any(normalises(layers[row.layer]) for row in c.carriers) else 1,
     )
 
 

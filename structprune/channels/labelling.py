@@ -13,11 +13,12 @@ from structprune.layers import (
     conv_groups,
     in_width,
     is_depthwise,
+    is_written_norm,
     node_layers,
     out_width,
 )
 
-NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+NORMS = (BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU)
 
 
 def labelled(model: nn.Module) -> Trace:
@@ -34,7 +35,7 @@ def labelled(model: nn.Module) -> Trace:
         else:
             _tag_layer(trace, name, layer, written, read, seen)
     for name, module in model.named_modules():
-        if isinstance(module, NORMS):
+        if isinstance(module, NORMS) or is_written_norm(module):
             _tag_norm(trace, name, module, seen)
     for name, x in (*model.named_parameters(), *model.named_buffers()):
         # What no state dict holds is not saved, and could not be loaded again in another size.

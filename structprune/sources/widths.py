@@ -48,7 +48,9 @@ def _attributes(module: nn.Module) -> tuple[str, ...]:
     if known is not None:
         return known
     # Attentions and embeddings of any library, by the names under which they keep what a cut changes.
-    return tuple(name for name in (*HEADS, *WHOLE, *EMBEDDED) if type(vars(module).get(name)) is int)
+    held = vars(module)
+    shaped = ("normalized_shape",) if isinstance(held.get("normalized_shape"), tuple) else ()
+    return (*shaped, *(name for name in (*HEADS, *WHOLE, *EMBEDDED) if type(held.get(name)) is int))
 
 
 def _width(value: Any) -> Width:

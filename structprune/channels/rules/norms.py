@@ -72,7 +72,7 @@ def group_norm(tracer: Tracer, call: Call) -> Sequence[Tag]:
 
 
 def mean(tracer: Tracer, call: Call) -> Sequence[Tag]:
-    """A mean mixes channels, which those of an embedding may inside of a norm: RMSNorm takes one of squares."""
+    """A mean mixes channels, as those of an embedding may inside of a norm: RMSNorm takes one of squares."""
     x = call.tensors[0]
     name, module = tracer.inside()
     over = dims_of(call["dim"], x.dim())

@@ -27,6 +27,7 @@ ORDER = (
     "crew",
     "models",
     "layers",
+    "folding",
     "attention",
     "arithmetic",
     "thinning",

@@ -32,6 +32,7 @@ from structprune.layers import (
     conv_groups,
     in_width,
     is_depthwise,
+    is_turned,
     node_layers,
     normalised_width,
     normalises,
@@ -297,7 +298,7 @@ def _weight_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     weight = weight_of(layer)
     kernel = (1,) * (weight.dim() - 2)
     groups = conv_groups(layer)
-    if isinstance(layer, ConvTranspose):  # (I, O / G, k, k)
+    if isinstance(layer, ConvTranspose) or is_turned(layer):  # (I, O / G, k, k) or (I, O)
         return lambda scale_I: scale_I.reshape(-1, 1, *kernel)
     if groups == 1:  # (O, I, k, k)
         return lambda scale_I: scale_I.reshape(1, -1, *kernel)
@@ -331,7 +332,8 @@ def _multiply(scale: Tensor) -> Hook:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (_gated(args[0], scale, is_open), *args[1:]), kwargs
-        return (), {**kwargs, "input": _gated(kwargs["input"], scale, is_open)}
+        name = "input" if "input" in kwargs else next(iter(kwargs))  # as a layer of a library's own calls it
+        return (), {**kwargs, name: _gated(kwargs[name], scale, is_open)}
 
     return multiply
 
@@ -364,7 +366,7 @@ def input_sizes(model: nn.Module, forward: Callable[[], object]) -> dict[str, in
 
     def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else kwargs["input"]
+            x = args[0] if args else next(iter(kwargs.values()))
             sizes[name] = sizes.get(name, 0) + x.nbytes
 
         return hook

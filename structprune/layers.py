@@ -15,7 +15,9 @@ ConvTranspose = _ConvTransposeNd
 Recurrent = nn.RNNBase
 Attention = nn.MultiheadAttention
 WEIGHTED = (_ConvNd, nn.Linear)
-"""Layers that have nodes and prunable weights."""
+"""Layers that have nodes and prunable weights; :func:`is_weighted` knows more."""
+TURNED = {"nx": 0, "nf": 1}
+"""Attribute of transformers' Conv1D -> the dimension of its weight (I, O) that it counts."""
 
 # Attributes, by their whole names, that count the heads of an attention, that hold the width of one or of a
 # part of one, that hold the width of all, and that of an embedding. The tables are long and grow.
@@ -35,9 +37,26 @@ EMBEDDED = ("hidden_dim",)
 # fmt: on
 
 
+def is_turned(layer: nn.Module) -> bool:
+    """Tell whether a layer is linear with a weight (I, O): transformers' Conv1D, by its name and shapes.
+
+    Example:
+        >>> is_turned(nn.Linear(2, 3))
+        False
+    """
+    weight, outputs = getattr(layer, "weight", None), vars(layer).get("nf")
+    named = any(kind.__name__ == "Conv1D" for kind in type(layer).__mro__)
+    return named and isinstance(weight, Tensor) and weight.dim() == 2 and weight.shape[1] == outputs
+
+
+def is_weighted(layer: nn.Module) -> bool:
+    """Tell whether a layer is a conv or a linear one."""
+    return isinstance(layer, WEIGHTED) or is_turned(layer)
+
+
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, layer) of every conv and linear layer, a layer that is used twice once."""
-    return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
+    return ((name, layer) for name, layer in model.named_modules() if is_weighted(layer))
 
 
 def node_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -54,7 +73,7 @@ def _has_nodes(layer: nn.Module) -> bool:
         return layer.proj_size == 0
     if isinstance(layer, Attention):
         return layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
-    return isinstance(layer, WEIGHTED)
+    return is_weighted(layer)
 
 
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, BatchNorm]]:
@@ -80,6 +99,8 @@ def out_width(layer: nn.Module) -> int:
         return layer.hidden_size * stages(layer)
     if isinstance(layer, Attention):
         return len(layer.in_proj_weight)
+    if is_turned(layer):
+        return int(weight_of(layer).shape[1])
     return int(layer.out_channels if isinstance(layer, Conv) else layer.out_features)  # type: ignore[arg-type]
 
 
@@ -92,7 +113,14 @@ def in_width(layer: nn.Module) -> int:
         return layer.input_size + out_width(layer)
     if isinstance(layer, Attention):
         return int(layer.in_proj_weight.shape[1])
+    if is_turned(layer):
+        return len(weight_of(layer))
     return int(layer.in_channels if isinstance(layer, Conv) else layer.in_features)  # type: ignore[arg-type]
+
+
+def rows_of(layer: nn.Module, weight: Tensor) -> Tensor:
+    """Return the weight of a conv or linear layer with its outputs first, but for transposed convs."""
+    return weight.t() if is_turned(layer) else weight
 
 
 def stages(layer: Recurrent) -> int:

@@ -19,6 +19,7 @@ from structprune.attention import fit_heads
 from structprune.budget import Plan
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.layers import (
+    TURNED,
     Attention,
     BatchNorm,
     Conv,
@@ -26,6 +27,7 @@ from structprune.layers import (
     Recurrent,
     conv_groups,
     is_depthwise,
+    is_turned,
     node_layers,
     normalises,
     out_width,
@@ -114,6 +116,8 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         tp.prune_conv_out_channels(layer, channels)
     elif isinstance(layer, nn.Linear):
         tp.prune_linear_out_channels(layer, channels)
+    elif is_turned(layer):
+        _cut_turned(layer, 1, channels)
     elif isinstance(layer, BatchNorm):
         tp.prune_batchnorm_out_channels(layer, channels)
     elif isinstance(layer, Recurrent):
@@ -135,6 +139,8 @@ def _cut_inputs(layer: nn.Module, channels: list[int]) -> None:
 
     if isinstance(layer, nn.Linear):
         tp.prune_linear_in_channels(layer, channels)
+    elif is_turned(layer):
+        _cut_turned(layer, 0, channels)
     elif isinstance(layer, Recurrent):
         _cut_recurrent_inputs(layer, [c for c in channels if c < layer.input_size])
     elif isinstance(layer, Attention):
@@ -191,6 +197,16 @@ def _cut_units(layer: Recurrent, channels: list[int]) -> None:
     for key, parameter in list(layer.named_parameters(recurse=False)):
         _replace(layer, key, 0, [row for row in range(len(parameter)) if row % width in units])
     layer.hidden_size -= len(units)
+
+
+def _cut_turned(layer: nn.Module, dim: int, channels: list[int]) -> None:
+    """Remove inputs (0) or outputs (1) of a linear layer with a weight (I, O)."""
+    _replace(layer, "weight", dim, channels)
+    if dim == 1 and layer.bias is not None:
+        _replace(layer, "bias", 0, channels)
+    for attribute, along in TURNED.items():
+        if along == dim and attribute in vars(layer):
+            setattr(layer, attribute, vars(layer)[attribute] - len(channels))
 
 
 def _cut_normalised(layer: nn.Module, channels: list[int]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structprune.arithmetic import doubles_kept
 from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan, removal_steps
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
@@ -316,7 +317,7 @@ def _outputs(
     gates = {name: keep.to(device, dtype) for name, keep in plan.keep.items()}
     try:
         small = shrink(model, groups, plan)
-        with torch.no_grad(), evaluating(model, "batch"), evaluating(small, "batch"):
+        with torch.no_grad(), doubles_kept(), evaluating(model, "batch"), evaluating(small, "batch"):
             return paired(outputs_of(gated(gates, inputs)), outputs_of(small(*inputs)))
     except torch.OutOfMemoryError:
         raise

@@ -13,6 +13,7 @@ from structprune.layers import (
     conv_groups,
     in_width,
     is_depthwise,
+    is_turned,
     is_written_norm,
     node_layers,
     out_width,
@@ -61,7 +62,7 @@ def _tag_layer(
             continue
         if key not in ("weight", "in_proj_weight"):
             continue  # of a subclass of the user's own
-        out, into = (1, 0) if isinstance(layer, ConvTranspose) else (0, 1)
+        out, into = (1, 0) if isinstance(layer, ConvTranspose) or is_turned(layer) else (0, 1)
         plain = conv_groups(layer) == 1
         factors = [along(x.dim(), out, written)] if plain or out == 0 else []
         factors += [along(x.dim(), into, read)] if plain else []

@@ -128,7 +128,7 @@ def check_widths(plan: PlanFile, dense: nn.Module) -> None:
         _check_gate(gate, kept, plan)
 
 
-WRITTEN = ("out_channels", "out_features", "hidden_size", "embed_dim")
+WRITTEN = ("out_channels", "out_features", "nf", "hidden_size", "embed_dim")
 """Attributes that say how many channels a layer writes."""
 
 

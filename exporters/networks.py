@@ -116,7 +116,7 @@ def _of_object(output: object, name: str) -> dict[str, Tensor]:
 
 
 class Flat(nn.Module):
-    """A network that returns its outputs in one tuple, without caches and objects, which no exporter takes."""
+    """A network that returns its outputs in one tuple, without caches and objects, which no file holds."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

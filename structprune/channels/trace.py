@@ -110,7 +110,7 @@ class Trace:
         call = Call(_name(operation), _bound(operation, args, kwargs), outputs)
         tags = [self.tag(x) for x in call.tensors]
         made: Sequence[Tag]
-        if any(tag.factors or tag.layer for tag in tags):
+        if any(tag.factors or tag.layer for tag in tags) or (call.name == "expand" and self.running):
             made = self._ruled(operation, call, tags)
         else:
             makers = frozenset().union(*(tag.makers for tag in tags))

@@ -98,7 +98,9 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), exact_arithmetic(), _followed(model, trace):
         with _Recorder(trace):
             outputs = model(*(x.clone() for x in inputs))
-        for x in tensors_of(outputs):
+        results = tensors_of(outputs)
+        trace.use(results)
+        for x in results:
             trace.outputs += trace.tag(x).factors
             trace.makers |= trace.tag(x).makers
 

@@ -36,7 +36,10 @@ def reduction(tracer: Tracer, call: Call, tag: Tag | None = None) -> Sequence[Ta
     """
     x = call.tensors[0]
     tag, dims = tag or tracer.tag(x), dims_of(call["dim"], x.dim())
-    kept = _mixed_over(tracer, call, tag, dims)
+    mixed = [factor for factor in tag.factors if support(factor) & dims]
+    # Attention weights, averaged over heads, are mostly computed for nobody.
+    tracer.pin_once_used(call.outputs, mixed, f"its channels are mixed by {call.name}")
+    kept = [factor for factor in tag.factors if not support(factor) & dims]
     flat = [
         factor if call.outputs[0].dim() == x.dim() else factor.reshape(without(factor.shape, dims))
         for factor in kept

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.errors import InputError
+from structprune.outputs import outputs_of
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ def input_names(count: int) -> list[str]:
 def named_outputs(output: object, name: str = "output") -> dict[str, Tensor]:
     """Flatten what a network returns into names and tensors, in order; what is None is left out.
 
+    So are caches, which are no results. The tensors of any other object are those of its attributes.
+
     Raises:
-        InputError: the output holds something else than tensors, sequences and mappings.
+        InputError: the output holds something without any tensors.
 
     Example:
         >>> list(named_outputs((torch.ones(1), {"depth": torch.ones(1)})))
@@ -96,12 +99,45 @@ def named_outputs(output: object, name: str = "output") -> dict[str, Tensor]:
     elif isinstance(output, tuple | list):
         parts = [(f"{name}_{position}", part) for position, part in enumerate(output)]
     else:
-        raise InputError(
-            f"the network returns a {type(output).__name__}; expected tensors, or sequences or dicts of them"
-        )
+        return _of_object(output, name)
     return {
         label: tensor for part_name, part in parts for label, tensor in named_outputs(part, part_name).items()
     }
+
+
+def _of_object(output: object, name: str) -> dict[str, Tensor]:
+    found = outputs_of(output)
+    if not found.tensors and not found.states:
+        raise InputError(
+            f"the network returns a {type(output).__name__}; expected tensors, or sequences or dicts of them"
+        )
+    labels = (f"{name}_{path.replace('.', '_')}" if path else name for path in found.names)
+    return dict(zip(labels, found.tensors, strict=True))
+
+
+class Flat(nn.Module):
+    """A network that returns its outputs in one tuple, without caches and objects, which no file holds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the network."""
+        return tuple(named_outputs(self.model(*inputs)).values())
+
+
+def flat(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """Return the network, or, where it returns more than tensors, sequences and dicts, one that doesn't."""
+    with evaluating(model), torch.no_grad():
+        return model if _is_flat(model(*inputs)) else Flat(model)
+
+
+def _is_flat(output: object) -> bool:
+    parts = output.values() if isinstance(output, Mapping) else output
+    if isinstance(output, Mapping | tuple | list):
+        return all(map(_is_flat, parts))  # type: ignore[call-overload]
+    return output is None or isinstance(output, Tensor)
 
 
 def run_outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from exporters.networks import evaluating, input_names, of_batch, run_outputs
+from exporters.networks import Flat, evaluating, flat, input_names, of_batch, run_outputs
 from exporters.providers import first_line
 from exporters.quiet import quiet
 from structprune.errors import InputError, OutputError
@@ -88,7 +88,8 @@ def to_onnx(
     """
     # An exporter that sees a batch of 1 takes the 1 for a constant.
     inputs = of_batch(example, max([2, *(len(x) for x in example if x.dim())]))
-    job = _Job(model, inputs, _output_names(model, inputs), opset, _weight_bytes(model) > ONE_FILE)
+    names = _output_names(model, inputs)
+    job = _Job(flat(model, inputs), inputs, names, opset, _weight_bytes(model) > ONE_FILE)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
@@ -147,6 +148,7 @@ def _legacy_without_doubt(job: _Job, draft: Path) -> None:
 
 def _dynamo(job: _Job, draft: Path) -> None:
     batch = torch.export.Dim(BATCH)
+    shapes = tuple({0: batch} if x.dim() else None for x in job.inputs)
     torch.onnx.export(
         job.model,
         job.inputs,
@@ -156,7 +158,7 @@ def _dynamo(job: _Job, draft: Path) -> None:
         opset_version=job.opset,
         input_names=input_names(len(job.inputs)),
         output_names=list(job.outputs),
-        dynamic_shapes=tuple({0: batch} if x.dim() else None for x in job.inputs),
+        dynamic_shapes=(shapes,) if isinstance(job.model, Flat) else shapes,  # it takes any number of inputs
         external_data=job.external,
     )
 

@@ -26,6 +26,7 @@ from structprune.criteria import DEFAULT
 from structprune.delivery import proof_inputs
 from structprune.device_profile import DeviceProfile, read_profile, this_machine
 from structprune.errors import InputError, UsageError
+from structprune.folding import folded
 from structprune.given import check_callable, check_data, check_network
 from structprune.limits import Limit, beside_nodes, nodes_asked, read_limits
 from structprune.report import Report
@@ -197,6 +198,8 @@ def compress(
     check_network(model)
     check_callable(loss=loss, forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
     example = _tuple(example_input)
+    built_by = _architecture(architecture, model)
+    model, folding = folded(model)
     known, why = is_trained(model, False, False, trained)
     asked_for(correct, known, data is not None)  # refused before any data are read
     given = _samples(model, example, data, loss, forward, samples, seed)
@@ -213,11 +216,12 @@ def compress(
         scoring=scoring,
         name=type(model).__name__,
         trained_why=why,
-        architecture=_architecture(architecture, model),
+        architecture=built_by,
         judge=Judge(evaluate, 0, "by the caller's own function") if evaluate else None,
         finetune=finetune,
         export=export,
         measure=measure,
+        notes=folding,
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
         correction=decided(correct, known, take, seed, score),
         limits=beside_nodes(asked),
@@ -266,6 +270,7 @@ def score(
     check_network(model)
     check_callable(loss=loss, forward=forward)
     example = _tuple(example_input)
+    model, _ = folded(model)
     known, _ = is_trained(model, False, False, trained)
     chosen = _samples(model, example, data, loss, forward, samples, seed)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed, mini_batch, labels)
@@ -285,6 +290,8 @@ def channel_groups(
 ) -> ChannelGroups:
     """Find the groups of channels that leave together, as :func:`structprune.channels.channel_groups` does.
 
+    Weights that a weight norm or the like computes count as they are once it is folded into them.
+
     Args:
         model: the network; it is left as it was.
         example_input: one input with its batch dimension, or several in a tuple.
@@ -299,7 +306,7 @@ def channel_groups(
         InputError: the network can't be traced.
     """
     check_network(model)
-    return channels.channel_groups(model, _tuple(example_input), cut_padded, embedding)
+    return channels.channel_groups(folded(model).model, _tuple(example_input), cut_padded, embedding)
 
 
 def _limits(nodes: float | None, limits: Mapping[str, str | float]) -> tuple[Limit, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
@@ -30,6 +32,26 @@ def exact_arithmetic() -> Iterator[None]:
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+class doubles_kept(TorchFunctionMode):  # noqa: N801  a context, as the others are
+    """Let code that turns values into float32 leave float64 alone, while the block runs.
+
+    RMSNorms and softmaxes of libraries compute in float32 at least. In a comparison in float64 that is the
+    only rounding, and hides in its 1e-7 what the comparison is to show.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("input")
+        if isinstance(first, Tensor) and first.dtype == torch.float64:
+            if func is Tensor.float:
+                return first
+            args = tuple(torch.float64 if x is torch.float32 else x for x in args)
+            kwargs = {key: torch.float64 if x is torch.float32 else x for key, x in kwargs.items()}
+        return func(*args, **kwargs)
 
 
 @contextmanager

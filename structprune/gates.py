@@ -32,7 +32,10 @@ from structprune.layers import (
     conv_groups,
     in_width,
     is_depthwise,
+    is_turned,
     node_layers,
+    normalised_width,
+    normalises,
     recurrent_reads,
     weight_of,
     weighted_layers,
@@ -58,8 +61,8 @@ class GatedModel:
         input_scales: layer name -> the factor on its input, from the gates.
         producers: channel gate -> the layers whose output channels it stands for.
         norms: channel gate -> the batch norms that these channels pass on the way to where they are read.
-        open: LayerNorm -> which of the channels that it normalises together are open, from the gates; it goes
-            by these alone. See :func:`renormalised`.
+        open: LayerNorm or the like -> which of the channels that it normalises together are open, from the
+            gates; it goes by these alone. See :func:`renormalised`.
         masks: gate name -> 0/1 tensor of the gate's shape: which gates are open; all, where it has no name.
         flow: whose gradient is the gradient flow: that of the gates or that of the effective weights, which
             are the weights times the gates.
@@ -191,13 +194,13 @@ def _aliases(model: nn.Module) -> dict[str, str]:
 
 
 def renormalised(gated: GatedModel, groups: ChannelGroups) -> GatedModel:
-    """Let every LayerNorm whose channels can be cut take mean and variance of the open ones alone.
+    """Let every norm whose channels can be cut take mean and variance of the open ones alone.
 
-    So do the LayerNorms of the shrunk network, which closing gates alone does not equal.
+    So do the norms of the shrunk network, which closing gates alone does not equal.
     """
-    norms = {n: m for n, m in gated.model.named_modules() if isinstance(m, nn.LayerNorm)}
-    widths = {name: norm.normalized_shape[-1] for name, norm in norms.items()}
-    rows = [(group, [c for c in group.carriers if c.layer in norms]) for group in groups]
+    modules = gated.model.named_modules()
+    widths = {name: normalised_width(module) for name, module in modules if normalises(module)}
+    rows = [(group, [c for c in group.carriers if c.layer in widths]) for group in groups]
     indices = _gate_indices(widths, rows)
     scales = {name: _channel_scale(groups, index_C, torch.clone) for name, index_C in indices.items()}
     return replace(gated, open=scales)
@@ -295,7 +298,7 @@ def _weight_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     weight = weight_of(layer)
     kernel = (1,) * (weight.dim() - 2)
     groups = conv_groups(layer)
-    if isinstance(layer, ConvTranspose):  # (I, O / G, k, k)
+    if isinstance(layer, ConvTranspose) or is_turned(layer):  # (I, O / G, k, k) or (I, O)
         return lambda scale_I: scale_I.reshape(-1, 1, *kernel)
     if groups == 1:  # (O, I, k, k)
         return lambda scale_I: scale_I.reshape(1, -1, *kernel)
@@ -329,7 +332,8 @@ def _multiply(scale: Tensor) -> Hook:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (_gated(args[0], scale, is_open), *args[1:]), kwargs
-        return (), {**kwargs, "input": _gated(kwargs["input"], scale, is_open)}
+        name = "input" if "input" in kwargs else next(iter(kwargs))  # as a layer of a library's own calls it
+        return (), {**kwargs, name: _gated(kwargs[name], scale, is_open)}
 
     return multiply
 
@@ -362,7 +366,7 @@ def input_sizes(model: nn.Module, forward: Callable[[], object]) -> dict[str, in
 
     def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else kwargs["input"]
+            x = args[0] if args else next(iter(kwargs.values()))
             sizes[name] = sizes.get(name, 0) + x.nbytes
 
         return hook

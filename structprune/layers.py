@@ -15,19 +15,48 @@ ConvTranspose = _ConvTransposeNd
 Recurrent = nn.RNNBase
 Attention = nn.MultiheadAttention
 WEIGHTED = (_ConvNd, nn.Linear)
-"""Layers that have nodes and prunable weights."""
+"""Layers that have nodes and prunable weights; :func:`is_weighted` knows more."""
+TURNED = {"nx": 0, "nf": 1}
+"""Attribute of transformers' Conv1D -> the dimension of its weight (I, O) that it counts."""
 
-# Attributes that count the heads of an attention, that (by how they end) hold the width of one, that hold the
-# width of all, and that of an embedding.
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
-HEAD_WIDTHS = ("head_dim", "head_size")
-WHOLE = ("attn_dim", "all_head_size", "inner_dim")
+# Attributes, by their whole names, that count the heads of an attention, that hold the width of one or of a
+# part of one, that hold the width of all, and that of an embedding. The tables are long and grow.
+# fmt: off
+HEADS = (
+    "num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads", "num_attn_heads", "num_head",
+    "num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads",
+)
+HEAD_WIDTHS = (
+    "head_dim", "head_size", "attention_head_size", "attention_head_dim", "dim_head", "d_head",
+    "dim_per_head", "head_width", "key_value_proj_dim", "d_kv", "qk_head_dim", "v_head_dim", "k_head_dim",
+    "dim_head_v", "values_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "linear_head_dim",
+    "linear_key_head_dim", "linear_value_head_dim", "mamba_head_dim",
+)
+WHOLE = ("attn_dim", "all_head_size", "inner_dim", "val_attn_dim", "key_attn_dim", "q_size", "kv_size")
 EMBEDDED = ("hidden_dim",)
+# fmt: on
+
+
+def is_turned(layer: nn.Module) -> bool:
+    """Tell whether a layer is linear with a weight (I, O): transformers' Conv1D, by its name and shapes.
+
+    Example:
+        >>> is_turned(nn.Linear(2, 3))
+        False
+    """
+    weight, outputs = getattr(layer, "weight", None), vars(layer).get("nf")
+    named = any(kind.__name__ == "Conv1D" for kind in type(layer).__mro__)
+    return named and isinstance(weight, Tensor) and weight.dim() == 2 and weight.shape[1] == outputs
+
+
+def is_weighted(layer: nn.Module) -> bool:
+    """Tell whether a layer is a conv or a linear one."""
+    return isinstance(layer, WEIGHTED) or is_turned(layer)
 
 
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, layer) of every conv and linear layer, a layer that is used twice once."""
-    return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))
+    return ((name, layer) for name, layer in model.named_modules() if is_weighted(layer))
 
 
 def node_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -44,7 +73,7 @@ def _has_nodes(layer: nn.Module) -> bool:
         return layer.proj_size == 0
     if isinstance(layer, Attention):
         return layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
-    return isinstance(layer, WEIGHTED)
+    return is_weighted(layer)
 
 
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, BatchNorm]]:
@@ -70,6 +99,8 @@ def out_width(layer: nn.Module) -> int:
         return layer.hidden_size * stages(layer)
     if isinstance(layer, Attention):
         return len(layer.in_proj_weight)
+    if is_turned(layer):
+        return int(weight_of(layer).shape[1])
     return int(layer.out_channels if isinstance(layer, Conv) else layer.out_features)  # type: ignore[arg-type]
 
 
@@ -82,7 +113,14 @@ def in_width(layer: nn.Module) -> int:
         return layer.input_size + out_width(layer)
     if isinstance(layer, Attention):
         return int(layer.in_proj_weight.shape[1])
+    if is_turned(layer):
+        return len(weight_of(layer))
     return int(layer.in_channels if isinstance(layer, Conv) else layer.in_features)  # type: ignore[arg-type]
+
+
+def rows_of(layer: nn.Module, weight: Tensor) -> Tensor:
+    """Return the weight of a conv or linear layer with its outputs first, but for transposed convs."""
+    return weight.t() if is_turned(layer) else weight
 
 
 def stages(layer: Recurrent) -> int:
@@ -110,6 +148,39 @@ def recurrent_reads(layer: Recurrent) -> Mapping[str, Tensor]:
 def conv_groups(layer: nn.Module) -> int:
     """Return the number of conv groups; 1 for any other layer."""
     return int(layer.groups) if isinstance(layer, Conv) else 1
+
+
+def normalises(layer: nn.Module) -> bool:
+    """Tell whether a layer may normalise channels together: LayerNorm, RMSNorm, a GroupNorm of one group.
+
+    And norms that a library writes by itself, as transformers does its RMSNorms: modules of that name without
+    any inside, with nothing but numbers a channel.
+    """
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups == 1
+    return isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) or is_written_norm(layer)
+
+
+def normalised_width(layer: nn.Module) -> int:
+    """Return how many channels a norm normalises together."""
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_channels
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        return int(layer.normalized_shape[-1])
+    return len(next(layer.parameters()))
+
+
+def is_written_norm(layer: nn.Module) -> bool:
+    """Tell whether a module is a norm of a library's own, by its name and its parameters."""
+    own = list(layer.parameters())
+    return (
+        "norm" in type(layer).__name__.lower()
+        and not isinstance(layer, (BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, *WEIGHTED))
+        and not any(True for _ in layer.children())
+        and not any(True for _ in layer.buffers())
+        and bool(own)
+        and all(x.dim() == 1 and len(x) == len(own[0]) for x in own)
+    )
 
 
 def is_depthwise(layer: nn.Module) -> bool:

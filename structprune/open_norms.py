@@ -1,27 +1,30 @@
-"""LayerNorms that go by some of their channels, as those of a shrunk network do."""
+"""Norms that go by some of their channels, as those of a shrunk network do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_ARGUMENTS = ("input", "normalized_shape", "weight", "bias", "eps")
+Call = Mapping[str, Any]
+"""Arguments of a function, by name."""
 
 
 @contextmanager
 def open_norms(model: nn.Module, open_C: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let LayerNorms take mean and variance of their open channels alone, while the block runs.
+    """Let norms take mean and variance of their open channels alone, while the block runs.
 
-    It is ``functional.layer_norm`` that does so, inside these modules, whatever else they do around it.
+    It is functions that do so, inside these modules, whatever else they do around them: those of LayerNorm,
+    RMSNorm and GroupNorm, and the mean, which norms that a library writes by itself are made of.
 
     Args:
         model: the network.
-        open_C: LayerNorm -> (C,) ones for open channels, zeros for closed ones.
+        open_C: norm -> (C,) ones for open channels, zeros for closed ones.
     """
     closing = {name: mask for name, mask in open_C.items() if not bool((mask == 1).all())}
     running: list[Tensor] = []
@@ -48,7 +51,7 @@ def _leaving(running: list[Tensor]) -> Callable[..., None]:
 
 
 class _OpenNorms(TorchFunctionMode):
-    """Centres what goes into a LayerNorm inside a module that is running."""
+    """Centres and scales by open channels alone, inside a module that is running."""
 
     def __init__(self, running: list[Tensor]) -> None:
         super().__init__()
@@ -57,13 +60,14 @@ class _OpenNorms(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = {**dict(zip(_ARGUMENTS, args, strict=False)), **(kwargs or {})}
-        if func is not functional.layer_norm or not self.running:
-            return func(*args, **(kwargs or {}))
-        mask = self.running[-1]
-        if tuple(given["normalized_shape"]) == tuple(mask.shape):
-            given["input"] = centred(given["input"], mask, given.get("eps", 1e-5))
-        return func(**given)
+        known = _OPEN.get(func) if self.running else None
+        if known is not None:
+            names, opened = known
+            call = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+            out = opened(call, self.running[-1])
+            if out is not None:
+                return out
+        return func(*args, **(kwargs or {}))
 
 
 def centred(x: Tensor, open_C: Tensor, eps: float) -> Tensor:
@@ -85,3 +89,71 @@ def centred(x: Tensor, open_C: Tensor, eps: float) -> Tensor:
 
     apart = (x - mean(x)) * open_C
     return apart * (eps / (mean(apart.square()) * (1 - share) + eps)).sqrt()
+
+
+# ---- functions, with open channels; None where they do not normalise these
+
+
+def _layer_norm(call: Call, mask: Tensor) -> Tensor | None:
+    if tuple(call["normalized_shape"]) != tuple(mask.shape):
+        return None
+    return functional.layer_norm(**{**call, "input": centred(call["input"], mask, call.get("eps", 1e-5))})
+
+
+def _rms_norm(call: Call, mask: Tensor) -> Tensor | None:
+    """Inputs over the root of the mean square, times a weight."""
+    if tuple(call["normalized_shape"]) != tuple(mask.shape):
+        return None
+    x, weight, eps = call["input"], call.get("weight"), call.get("eps")
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    scaled: Tensor = x * ((x.square() * mask).mean(-1, keepdim=True) / mask.mean() + eps).rsqrt()
+    return scaled if weight is None else scaled * weight
+
+
+def _group_norm(call: Call, mask: Tensor) -> Tensor | None:
+    """All channels at all places together, of every input."""
+    x = call["input"]
+    if call["num_groups"] != 1 or x.shape[1] != len(mask):
+        return None
+    open_NC = mask.reshape(-1, *(1,) * (x.dim() - 2))
+    over = tuple(range(1, x.dim()))
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * open_NC).mean(over, keepdim=True) / mask.mean()
+
+    apart = x - mean(x)
+    out = apart * (mean(apart.square()) + call.get("eps", 1e-5)).rsqrt()
+    for name, put in (("weight", torch.mul), ("bias", torch.add)):
+        if call.get(name) is not None:
+            out = put(out, call[name].reshape(open_NC.shape))
+    return out
+
+
+def _mean(call: Call, mask: Tensor) -> Tensor | None:
+    """A mean over channels, and perhaps over more dimensions: channels lie along the one of their number."""
+    x, dims = call["input"], call.get("dim", call.get("axis"))
+    over = _dims(dims, x.dim())
+    wide = [d for d in over if x.shape[d] == len(mask)]
+    if len(wide) != 1:
+        return None
+    open_ = mask.reshape([-1 if d == wide[0] else 1 for d in range(x.dim())])
+    rest = {name: value for name, value in call.items() if name not in ("input", "dim", "axis")}
+    keepdim = bool(rest.pop("keepdim", rest.pop("keepdims", False)))
+    return torch.mean(x * open_ / mask.mean(), dim=over, keepdim=keepdim, **rest)
+
+
+def _dims(dims: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    many = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
+    return tuple(d % rank for d in many)
+
+
+_MEAN = (("input", "dim", "keepdim"), _mean)
+_OPEN: Mapping[Any, tuple[tuple[str, ...], Callable[[Call, Tensor], Tensor | None]]] = {
+    functional.layer_norm: (("input", "normalized_shape", "weight", "bias", "eps"), _layer_norm),
+    functional.rms_norm: (("input", "normalized_shape", "weight", "eps"), _rms_norm),
+    torch.rms_norm: (("input", "normalized_shape", "weight", "eps"), _rms_norm),
+    functional.group_norm: (("input", "num_groups", "weight", "bias", "eps"), _group_norm),
+    torch.mean: _MEAN,
+    Tensor.mean: _MEAN,
+}
+"""Function -> its arguments' names, and what it does with open channels."""

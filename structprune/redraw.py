@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from structprune.layers import BatchNorm, weighted_layers
+from structprune.layers import BatchNorm, rows_of, weighted_layers
 
 DRAWS = 8
 
@@ -28,8 +28,10 @@ def redrawn(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
         if isinstance(layer, BatchNorm) and layer.affine:
             drawn[f"{name}.weight"] = torch.ones_like(layer.weight)
             drawn[f"{name}.bias"] = torch.zeros_like(layer.bias)
+    layers = dict(model.named_modules())
     for name, weight in own_weights(model):
-        fan_in = nn.init._calculate_correct_fan(weight, "fan_in")
+        rows = rows_of(layers[name.rpartition(".")[0]], weight)
+        fan_in = nn.init._calculate_correct_fan(rows, "fan_in")
         drawn[name] = normal(weight, (2.0 / fan_in) ** 0.5, generator)
     return drawn
 
@@ -68,7 +70,9 @@ def _drawn(model: nn.Module, seed: int) -> nn.Module:
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
             if name in drawn:
-                parameter.copy_(_means(drawn[name]) if positive else drawn[name])
+                layer = copied.get_submodule(name.rpartition(".")[0])
+                means = rows_of(layer, _means(rows_of(layer, drawn[name])))
+                parameter.copy_(means if positive else drawn[name])
             elif "bias" in name.rpartition(".")[2]:  # those of recurrent layers have numbers behind
                 parameter.copy_(normal(parameter, 0.0 if positive else 0.01, generator))
     return copied

@@ -19,6 +19,7 @@ from structprune.attention import fit_heads
 from structprune.budget import Plan
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.layers import (
+    TURNED,
     Attention,
     BatchNorm,
     Conv,
@@ -26,7 +27,9 @@ from structprune.layers import (
     Recurrent,
     conv_groups,
     is_depthwise,
+    is_turned,
     node_layers,
+    normalises,
     out_width,
     recurrent_reads,
     weight_of,
@@ -113,6 +116,8 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         tp.prune_conv_out_channels(layer, channels)
     elif isinstance(layer, nn.Linear):
         tp.prune_linear_out_channels(layer, channels)
+    elif is_turned(layer):
+        _cut_turned(layer, 1, channels)
     elif isinstance(layer, BatchNorm):
         tp.prune_batchnorm_out_channels(layer, channels)
     elif isinstance(layer, Recurrent):
@@ -121,7 +126,7 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         _cut_rows(layer, channels)
     elif isinstance(layer, nn.GroupNorm):
         tp.prune_groupnorm_out_channels(layer, channels)
-    elif isinstance(layer, nn.LayerNorm):
+    elif normalises(layer):
         _cut_normalised(layer, channels)
     elif isinstance(layer, nn.PReLU):
         tp.prune_prelu_out_channels(layer, channels)
@@ -134,6 +139,8 @@ def _cut_inputs(layer: nn.Module, channels: list[int]) -> None:
 
     if isinstance(layer, nn.Linear):
         tp.prune_linear_in_channels(layer, channels)
+    elif is_turned(layer):
+        _cut_turned(layer, 0, channels)
     elif isinstance(layer, Recurrent):
         _cut_recurrent_inputs(layer, [c for c in channels if c < layer.input_size])
     elif isinstance(layer, Attention):
@@ -192,11 +199,24 @@ def _cut_units(layer: Recurrent, channels: list[int]) -> None:
     layer.hidden_size -= len(units)
 
 
-def _cut_normalised(layer: nn.LayerNorm, channels: list[int]) -> None:
-    for key in ("weight", "bias"):
-        if getattr(layer, key) is not None:
+def _cut_turned(layer: nn.Module, dim: int, channels: list[int]) -> None:
+    """Remove inputs (0) or outputs (1) of a linear layer with a weight (I, O)."""
+    _replace(layer, "weight", dim, channels)
+    if dim == 1 and layer.bias is not None:
+        _replace(layer, "bias", 0, channels)
+    for attribute, along in TURNED.items():
+        if along == dim and attribute in vars(layer):
+            setattr(layer, attribute, vars(layer)[attribute] - len(channels))
+
+
+def _cut_normalised(layer: nn.Module, channels: list[int]) -> None:
+    known = ("weight", "bias") if isinstance(layer, nn.LayerNorm) else tuple(layer._parameters)
+    for key in known:
+        if getattr(layer, key, None) is not None:
             _replace(layer, key, 0, channels)
-    layer.normalized_shape = (layer.normalized_shape[0] - len(channels),)
+    shape = vars(layer).get("normalized_shape")
+    if isinstance(shape, tuple):
+        layer.normalized_shape = (shape[0] - len(channels),)
 
 
 def _cut_rows(layer: Attention, rows: list[int]) -> None:

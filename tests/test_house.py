@@ -27,6 +27,7 @@ ORDER = (
     "crew",
     "models",
     "layers",
+    "folding",
     "attention",
     "arithmetic",
     "thinning",
@@ -74,7 +75,7 @@ ORDER = (
     "__init__",
 )
 FREE = {"cli", "__main__", "__init__"}
-EXPORTERS_MAY_IMPORT = {"report", "errors", "checkpoint", "device_profile"}
+EXPORTERS_MAY_IMPORT = {"report", "errors", "checkpoint", "device_profile", "outputs"}
 INSTALLED = ("structprune", "exporters")
 NEVER_IMPORTED = {"benchmarks", "tests", "tools"}
 

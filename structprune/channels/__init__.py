@@ -15,7 +15,6 @@ from dataclasses import replace
 from importlib import import_module
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
 from structprune.channels.isolated import exhausted, isolated
@@ -23,12 +22,14 @@ from structprune.channels.reading import Candidate
 from structprune.channels.rules.calls import MOST_INPUTS
 from structprune.channels.tracing import LIMITS, UNREACHED, candidates
 from structprune.errors import InputError
+from structprune.folding import remedy
 from structprune.layers import (
     Conv,
     conv_groups,
     in_width,
     is_depthwise,
     node_layers,
+    normalises,
     out_width,
 )
 from structprune.report import Protected
@@ -131,7 +132,7 @@ def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:
         divisor,
         loose=c.loose,
         sizes=c.sizes,
-        least=2 if any(isinstance(layers[row.layer], nn.LayerNorm) for row in c.carriers) else 1,
+        least=2 if any(normalises(layers[row.layer]) for row in c.carriers) else 1,
     )
 
 
@@ -152,6 +153,9 @@ def _reasons(found: Sequence[Candidate], layers: Layers, outputs: set[str]) -> d
 
 
 def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[str]) -> str | None:
+    for coupling in candidate.producers:
+        if (how := remedy(layers[coupling.layer])) is not None:
+            return how
     if candidate.fault is not None:
         return candidate.fault
     if any(c.layer in outputs for c in candidate.producers):
@@ -160,8 +164,11 @@ def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[s
         return "it has a single channel"
     if not candidate.consumers:
         return "no layer with weights reads its channels"
+    for coupling in candidate.couplings:
+        if (how := remedy(layers[coupling.layer])) is not None:
+            return f"{coupling.layer} meets its channels, and {how}"
     if any(c.layer in tied for c in candidate.couplings):
-        return "a layer that meets its channels shares its weight with another, or computes it from others"
+        return "a layer that meets its channels shares its weight with another"
     grouped = {id(c) for c in _grouped(candidate, layers)}
     if any(id(c) in grouped and not _meets_all(c, width) for c, width in _widths(candidate, layers)):
         return "a grouped convolution meets only part of its channels"
@@ -171,11 +178,10 @@ def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[s
 
 
 def _tied(layers: Layers) -> set[str]:
-    """Names of the layers whose weight another layer owns too, or which compute it from other parameters."""
+    """Names of the layers whose weight another layer owns too."""
     weights = {name: getattr(layer, "weight", None) for name, layer in layers.items()}
     owners = Counter(id(weight) for weight in weights.values() if weight is not None)
-    computed = {name for name, layer in layers.items() if is_parametrized(layer)}
-    return computed | {name for name, weight in weights.items() if owners[id(weight)] > 1}
+    return {name for name, weight in weights.items() if owners[id(weight)] > 1}
 
 
 def _widths(candidate: Candidate, layers: Layers) -> Iterator[tuple[Coupling, int]]:

@@ -13,11 +13,13 @@ from structprune.layers import (
     conv_groups,
     in_width,
     is_depthwise,
+    is_turned,
+    is_written_norm,
     node_layers,
     out_width,
 )
 
-NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+NORMS = (BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU)
 
 
 def labelled(model: nn.Module) -> Trace:
@@ -34,7 +36,7 @@ def labelled(model: nn.Module) -> Trace:
         else:
             _tag_layer(trace, name, layer, written, read, seen)
     for name, module in model.named_modules():
-        if isinstance(module, NORMS):
+        if isinstance(module, NORMS) or is_written_norm(module):
             _tag_norm(trace, name, module, seen)
     for name, x in (*model.named_parameters(), *model.named_buffers()):
         # What no state dict holds is not saved, and could not be loaded again in another size.
@@ -60,7 +62,7 @@ def _tag_layer(
             continue
         if key not in ("weight", "in_proj_weight"):
             continue  # of a subclass of the user's own
-        out, into = (1, 0) if isinstance(layer, ConvTranspose) else (0, 1)
+        out, into = (1, 0) if isinstance(layer, ConvTranspose) or is_turned(layer) else (0, 1)
         plain = conv_groups(layer) == 1
         factors = [along(x.dim(), out, written)] if plain or out == 0 else []
         factors += [along(x.dim(), into, read)] if plain else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Trace:
     running: list[tuple[str, nn.Module]] = field(default_factory=list)
     pieces: list[list[Tensor]] = field(default_factory=list)
     sizings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    pending: Any = field(default_factory=WeakTensorKeyDictionary)
     outputs: list[Tensor] = field(default_factory=list)
     cut_padded: bool = False
     embedding: bool = False
@@ -81,6 +82,18 @@ class Trace:
         known = self.sides.get((norm, "carriers"))
         return self.label("carriers", norm, size) if known is None else known
 
+    def pin_once_used(self, results: Sequence[Tensor], labels: Sequence[Tensor], reason: str) -> None:
+        """Say that labels can't leave if anything is made of these results, or they are put out."""
+        if labels:
+            for x in results:
+                self.pending[x] = (*self.pending.get(x, ()), (tuple(labels), reason))
+
+    def use(self, tensors: Iterable[Tensor]) -> None:
+        """Note that something is made of tensors, or that they are put out."""
+        for x in tensors if self.pending else ():
+            for labels, reason in self.pending.pop(x, ()):
+                self.labels.pin(labels, reason)
+
     def balance(self, pieces: Sequence[Tensor]) -> None:
         """Note pieces of a split, which can shrink only if they turn out to be tied to each other."""
         self.pieces.append(list(pieces))
@@ -109,8 +122,9 @@ class Trace:
         outputs = tuple(x for x in tree_leaves(out) if isinstance(x, Tensor))
         call = Call(_name(operation), _bound(operation, args, kwargs), outputs)
         tags = [self.tag(x) for x in call.tensors]
+        self.use(call.tensors)
         made: Sequence[Tag]
-        if any(tag.factors or tag.layer for tag in tags):
+        if any(tag.factors or tag.layer for tag in tags) or (call.name == "expand" and self.running):
             made = self._ruled(operation, call, tags)
         else:
             makers = frozenset().union(*(tag.makers for tag in tags))

@@ -19,6 +19,7 @@ from structprune.channels.reading import Candidate, read_off
 from structprune.channels.trace import SECONDS, Trace
 from structprune.errors import InputError
 from structprune.layers import Recurrent, node_layers
+from structprune.outputs import tensors_of
 
 LIMITS = Limits(seconds=SECONDS + 10, bytes=4 << 30)
 """What its process may take: an operation that never comes back is ended too."""
@@ -97,10 +98,11 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), exact_arithmetic(), _followed(model, trace):
         with _Recorder(trace):
             outputs = model(*(x.clone() for x in inputs))
-        for x in tree_leaves(outputs):
-            if isinstance(x, Tensor):
-                trace.outputs += trace.tag(x).factors
-                trace.makers |= trace.tag(x).makers
+        results = tensors_of(outputs)
+        trace.use(results)
+        for x in results:
+            trace.outputs += trace.tag(x).factors
+            trace.makers |= trace.tag(x).makers
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from structprune.channels.picking import Scope, picked
 from structprune.choose import Scoring, is_trained
 from structprune.cli import inputs
 from structprune.environment import device_named
+from structprune.folding import folded
 from structprune.samples import Samples
 from structprune.tasks import ImageSet
 from structprune.trial import trusted
@@ -59,7 +60,10 @@ def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Netwo
     """Read the network that the options name."""
     names = ("arch", "pretrained", "trust_pickle", "classes", "input_size", "device", "seed")
     chosen = _chosen(asked, names)
-    return inputs.read_network(asked["network"], **chosen, given=asked.get("input"), images=images, say=say)
+    given = asked.get("input")
+    network = inputs.read_network(asked["network"], **chosen, given=given, images=images, say=say)
+    model, notes = folded(network.model)
+    return replace(network, model=model, notes=(*network.notes, *notes))
 
 
 def groups_of(network: inputs.Network, scope: Scope = NO_LIMITS) -> ChannelGroups:

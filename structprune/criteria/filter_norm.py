@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from structprune.criteria.coupled import mean_over_layers
 from structprune.errors import UsageError
 from structprune.gates import GatedModel
-from structprune.layers import Attention, ConvTranspose, Recurrent, conv_groups, weight_of
+from structprune.layers import Attention, ConvTranspose, Recurrent, conv_groups, rows_of, weight_of
 from structprune.scores import Sampling, Scores, finished, per_channel
 
 
@@ -40,7 +40,7 @@ def _filter_norms(layer: nn.Module) -> Tensor:
     weight = layer.in_proj_weight.detach() if isinstance(layer, Attention) else weight_of(layer).detach()
     if isinstance(layer, ConvTranspose):  # (I, O / G, k, k): each conv group has its own inputs
         weight = torch.unflatten(weight, 0, (conv_groups(layer), -1)).transpose(1, 2).flatten(0, 1)
-    return per_channel(weight.abs())
+    return per_channel(rows_of(layer, weight).abs())
 
 
 def _unit_norms(layer: Recurrent) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from structprune.attention import fit_heads
 from structprune.errors import InputError
+from structprune.folding import folded
 from structprune.sources.architecture import build, build_on_meta
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, read_plan
 from structprune.sources.widths import Width, Widths, set_widths, shapes_implied, widths_of
@@ -69,13 +70,19 @@ def rebuild(
 
 def _skeleton(plan: PlanFile, model: nn.Module | None, trust_factory: bool) -> nn.Module:
     if model is not None:
-        return model
+        return _as_cut(plan, model)
     if plan.architecture is None:
         raise InputError(
             "this result was cut from a network of your own, which no registry can build;"
             " give it as load(folder, model=...), unpruned"
         )
-    return build_on_meta(plan.architecture, trust_factory=trust_factory)
+    return _as_cut(plan, build_on_meta(plan.architecture, trust_factory=trust_factory))
+
+
+def _as_cut(plan: PlanFile, model: nn.Module) -> nn.Module:
+    """Fold reparametrised weights, as before the cut, where the plan doesn't hold what makes them."""
+    stored = {*plan.tensors, *plan.aliases}
+    return model if stored >= set(model.state_dict()) else folded(model).model
 
 
 def _with_memory(
@@ -83,14 +90,14 @@ def _with_memory(
 ) -> nn.Module:
     """A network of our own to fill: all that the weights file does not hold must have values already."""
     if model is not None:
-        return copy.deepcopy(model).cpu()
+        return copy.deepcopy(skeleton).cpu()
     stored = set(skeleton.state_dict())
     if plan.architecture is None or not any(
         buffer.is_meta for name, buffer in skeleton.named_buffers() if name not in stored
     ):
         return skeleton
     with torch.random.fork_rng(devices=[]):
-        return build(plan.architecture, trust_factory=trust_factory)
+        return _as_cut(plan, build(plan.architecture, trust_factory=trust_factory))
 
 
 # Checks, before anything is allocated ---------------------------------------------------------------------
@@ -121,7 +128,7 @@ def check_widths(plan: PlanFile, dense: nn.Module) -> None:
         _check_gate(gate, kept, plan)
 
 
-WRITTEN = ("out_channels", "out_features", "hidden_size", "embed_dim")
+WRITTEN = ("out_channels", "out_features", "nf", "hidden_size", "embed_dim")
 """Attributes that say how many channels a layer writes."""
 
 

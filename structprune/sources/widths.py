@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from structprune.layers import EMBEDDED, HEADS, WHOLE
+from structprune.layers import EMBEDDED, HEADS, TURNED, WHOLE, is_turned
 
 Width = int | tuple[int, ...]
 Widths = Mapping[str, Mapping[str, Width]]
@@ -48,7 +48,11 @@ def _attributes(module: nn.Module) -> tuple[str, ...]:
     if known is not None:
         return known
     # Attentions and embeddings of any library, by the names under which they keep what a cut changes.
-    return tuple(name for name in (*HEADS, *WHOLE, *EMBEDDED) if type(vars(module).get(name)) is int)
+    held = vars(module)
+    if is_turned(module):
+        return tuple(name for name in TURNED if name in held)
+    shaped = ("normalized_shape",) if isinstance(held.get("normalized_shape"), tuple) else ()
+    return (*shaped, *(name for name in (*HEADS, *WHOLE, *EMBEDDED) if type(held.get(name)) is int))
 
 
 def _width(value: Any) -> Width:
@@ -73,7 +77,7 @@ def shapes_implied(module: nn.Module, widths: Mapping[str, Any]) -> Mapping[str,
     for kind, rule in RULES.items():
         if isinstance(module, kind):
             return rule(module, widths)
-    return {}
+    return _turned(widths) if is_turned(module) else {}
 
 
 def _transposed(module: Any, widths: Mapping[str, Any]) -> Mapping[str, Shape]:
@@ -91,6 +95,11 @@ def _convolution(module: Any, widths: Mapping[str, Any]) -> Mapping[str, Shape]:
 def _linear(module: Any, widths: Mapping[str, Any]) -> Mapping[str, Shape]:
     outputs = widths["out_features"]
     return {"weight": (outputs, widths["in_features"]), "bias": (outputs,)}
+
+
+def _turned(widths: Mapping[str, Any]) -> Mapping[str, Shape]:
+    bias = {"bias": (widths["nf"],)}
+    return {**bias, "weight": (widths["nx"], widths["nf"])} if "nx" in widths else bias
 
 
 def _norm(attribute: str) -> Callable[[Any, Mapping[str, Any]], Mapping[str, Shape]]:

@@ -25,7 +25,7 @@ from structprune.channels.rules.moving import (
     squeezed,
     strided,
 )
-from structprune.channels.rules.norms import batch_norm, group_norm, layer_norm, table
+from structprune.channels.rules.norms import batch_norm, group_norm, layer_norm, mean, table
 from structprune.channels.rules.products import FACTORS, convolution, product
 from structprune.channels.rules.reshaping import viewed
 
@@ -40,7 +40,7 @@ NEW = ("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
 PERMUTED = ("permute", "transpose", "t", "unsqueeze", "movedim", "numpy_T")
 LIKE = ("empty_like", "zeros_like", "ones_like", "rand_like", "randn_like", "full_like")
 REDUCED = (
-    "sum", "mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm",
+    "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm",
     "logsumexp", "max", "min", "argmax", "argmin", "any", "all", "prod", "median",
 )
 ALONG_ONE = (
@@ -74,6 +74,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ALIKE, pointwise),
     **dict.fromkeys(LIKE, shaped_like),
     **dict.fromkeys(REDUCED, reduction),
+    "mean": mean,
     **dict.fromkeys(ALONG_ONE, along_one),
     **dict.fromkeys(SPACE, in_space),
     "constant_pad_nd": padding,

@@ -63,6 +63,9 @@ class Tracer(Protocol):
     def written(self, layer: str) -> Tensor:
         """Return the labels of a layer's outputs, (O,)."""
 
+    def pin_once_used(self, results: Sequence[Tensor], labels: Sequence[Tensor], reason: str) -> None:
+        """Say that labels can't leave if anything is made of these results, or they are put out."""
+
     def balance(self, pieces: Sequence[Tensor]) -> None:
         """Note pieces of a split, which can shrink only if they turn out to be tied to each other."""
 

@@ -26,11 +26,20 @@ def shaped_like(tracer: Tracer, call: Call) -> Sequence[Tag]:
     return for_all(call, replace(tracer.tag(call.tensors[0]), makers=frozenset()))
 
 
-def reduction(tracer: Tracer, call: Call) -> Sequence[Tag]:
-    """Channels survive where other dimensions are reduced, and can't leave where they are themselves."""
+def reduction(tracer: Tracer, call: Call, tag: Tag | None = None) -> Sequence[Tag]:
+    """Channels survive where other dimensions are reduced, and can't leave where they are themselves.
+
+    Args:
+        tracer: what is known.
+        call: of the operation.
+        tag: of what goes in, where it is not all that is known of it.
+    """
     x = call.tensors[0]
-    tag, dims = tracer.tag(x), dims_of(call["dim"], x.dim())
-    kept = _mixed_over(tracer, call, tag, dims)
+    tag, dims = tag or tracer.tag(x), dims_of(call["dim"], x.dim())
+    mixed = [factor for factor in tag.factors if support(factor) & dims]
+    # Attention weights, averaged over heads, are mostly computed for nobody.
+    tracer.pin_once_used(call.outputs, mixed, f"its channels are mixed by {call.name}")
+    kept = [factor for factor in tag.factors if not support(factor) & dims]
     flat = [
         factor if call.outputs[0].dim() == x.dim() else factor.reshape(without(factor.shape, dims))
         for factor in kept

@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from structprune.channels.labels import FIXED, Tag, collapsed, merged, support
+from structprune.channels.labels import FIXED, Tag, along, collapsed, merged, support
 from structprune.channels.rules import calls
 from structprune.channels.rules.calls import Call, Tracer, dims_of, for_all, makers_of, without
+from structprune.channels.rules.heads import counted
+from structprune.layers import HEADS
 
 
 def moved(tracer: Tracer, call: Call) -> Sequence[Tag]:
@@ -88,8 +90,18 @@ def expanded(tracer: Tracer, call: Call) -> Sequence[Tag]:
     """New dimensions in front, and repeated entries of size one."""
     (out,) = call.outputs
     tag = tracer.tag(call.tensors[0])
+    if not tag.factors:
+        return [replace(tag, factors=_for_heads(tracer, call.tensors[0], out), layer=None)]
     lifted = tuple(f.reshape([1] * (out.dim() - f.dim()) + list(f.shape)) for f in tag.factors)
     return [replace(tag, factors=lifted, layer=None)]
+
+
+def _for_heads(tracer: Tracer, x: Tensor, out: Tensor) -> tuple[Tensor, ...]:
+    """One entry for all heads that a module counts: it is there as often as there are heads left."""
+    counts = counted(tracer.inside()[1], HEADS).values()
+    before = [1] * (out.dim() - x.dim()) + list(x.shape)
+    dims = [d for d in range(out.dim()) if before[d] == 1 < out.shape[d] and out.shape[d] in counts]
+    return tuple(along(out.dim(), d, tracer.labels.new(out.shape[d])) for d in dims[:1])
 
 
 def cut_out(tracer: Tracer, call: Call) -> Sequence[Tag]:

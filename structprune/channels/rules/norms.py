@@ -8,7 +8,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from structprune.channels.labels import Tag, along, merged, support
-from structprune.channels.rules.calls import Call, Tracer
+from structprune.channels.rules.calls import Call, Tracer, dims_of
+from structprune.channels.rules.entries import reduction
+from structprune.layers import normalises
 
 
 def batch_norm(tracer: Tracer, call: Call) -> Sequence[Tag]:
@@ -56,6 +58,10 @@ def group_norm(tracer: Tracer, call: Call) -> Sequence[Tag]:
     tag = _per_channel(tracer, x, params)
     name, module = tracer.inside()
     for factor in tag.factors:
+        if tracer.embedding and groups == 1 and support(factor) == {1} and normalises(module):
+            carried = tracer.carried(name, x.shape[1])
+            tracer.labels.tie(factor.flatten(), carried, "its channels meet a norm whose numbers stay")
+            continue
         if support(factor) != {1} or not isinstance(module, nn.GroupNorm) or groups == 1:
             tracer.labels.pin(factor, "its channels are normalised together by a GroupNorm")
             continue
@@ -63,6 +69,25 @@ def group_norm(tracer: Tracer, call: Call) -> Sequence[Tag]:
         tracer.labels.tie(rows, rows[:, :1], "its channels are normalised together with others that stay")
         tracer.resize(name, "num_groups", rows[:, 0])
     return [tag, *(Tag() for _ in call.outputs[1:])]
+
+
+def mean(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """A mean mixes channels, as those of an embedding may inside of a norm: RMSNorm takes one of squares."""
+    x = call.tensors[0]
+    name, module = tracer.inside()
+    over = dims_of(call["dim"], x.dim())
+    if not (tracer.embedding and normalises(module)):
+        return reduction(tracer, call)
+    tag = tracer.tag(x)
+    mixed = [f for f in tag.factors if len(support(f)) == 1 and support(f) <= over]
+    for factor in mixed:
+        (dim,) = support(factor)
+        if sum(x.shape[d] == x.shape[dim] for d in over) > 1:  # which of them is which, nobody could tell
+            return reduction(tracer, call)
+        carried = tracer.carried(name, x.shape[dim])
+        tracer.labels.tie(factor.flatten(), carried, "its channels meet a norm whose numbers stay")
+    kept = tuple(f for f in tag.factors if all(f is not other for other in mixed))
+    return reduction(tracer, call, replace(tag, factors=kept))
 
 
 def table(tracer: Tracer, call: Call) -> Sequence[Tag]:

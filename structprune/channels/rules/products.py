@@ -9,6 +9,7 @@ from torch import Tensor
 
 from structprune.channels.labels import Labels, Tag, along, merged, support
 from structprune.channels.rules.calls import Call, Tracer
+from structprune.folding import remedy
 
 FACTORS: Mapping[str, tuple[str, str]] = {
     "mm": ("self", "mat2"),
@@ -20,6 +21,10 @@ FACTORS: Mapping[str, tuple[str, str]] = {
     "addmv": ("mat", "vec"),
 }
 """Product -> its two factors, by their names in the operation's schema."""
+
+
+_NO_WEIGHTS = "its channels are summed over without a layer's weights"
+_NO_LAYER = "a convolution whose weight is computed, or no layer's own, reads its channels"
 
 
 def product(tracer: Tracer, call: Call) -> Sequence[Tag]:
@@ -39,7 +44,10 @@ def _multiplied(tracer: Tracer, call: Call, a: Tensor, b: Tensor) -> Tag:
     inner = (a.dim() - 1, max(b.dim() - 2, 0))
     summed = [[f for f in tag.factors if inner[i] in support(f)] for i, tag in enumerate(tags)]
     kept = [[f for f in tag.factors if inner[i] not in support(f)] for i, tag in enumerate(tags)]
-    _contract(labels, summed, inner, weights=any(tag.layer is not None for tag in tags))
+    name, module = tracer.inside()
+    how = remedy(module)
+    without = f"{name} reads its channels, and {how}" if how else _NO_WEIGHTS
+    _contract(labels, summed, inner, any(tag.layer is not None for tag in tags), without)
     shapes = [[*a.shape[:-1], 1], [*b.shape[:-2], 1, b.shape[-1]]]
     if rank < a.dim():  # a vector on the right
         shapes = [list(a.shape[:-1]), []]
@@ -57,11 +65,12 @@ def _multiplied(tracer: Tracer, call: Call, a: Tensor, b: Tensor) -> Tag:
     return Tag(factors, makers, all(tag.weight for tag in tags))
 
 
-def _contract(labels: Labels, summed: Sequence[list[Tensor]], inner: tuple[int, int], weights: bool) -> None:
+def _contract(
+    labels: Labels, summed: Sequence[list[Tensor]], inner: tuple[int, int], weights: bool, without: str
+) -> None:
     plain = [[f for f in own if support(f) == {inner[i]}] for i, own in enumerate(summed)]
     odd = [f for i, own in enumerate(summed) for f in own if support(f) != {inner[i]}]
     labels.pin(odd, "its channels are summed over in a product that mixes them with others")
-    without = "its channels are summed over without a layer's weights"
     beside = "its channels are read where none that could leave are"
     if plain[0] and plain[1] and weights:
         labels.tie(plain[0][0].flatten(), plain[1][0].flatten(), beside)
@@ -78,7 +87,9 @@ def convolution(tracer: Tracer, call: Call) -> Sequence[Tag]:
     odd = [f for f in tag.factors if support(f) - {1}]
     tracer.labels.pin(odd, "its channels are laid out in space or over inputs")
     if own.layer is None:
-        reason = "a convolution whose weight is computed, or no layer's own, reads its channels"
+        name, module = tracer.inside()
+        how = remedy(module)
+        reason = f"{name} reads its channels, and {how}" if how else _NO_LAYER
         tracer.labels.pin([*tag.factors, *own.factors], reason)
         return [Tag((), tag.makers | own.makers)]
     read, written = tracer.read(own.layer), tracer.written(own.layer)

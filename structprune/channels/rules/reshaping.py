@@ -8,7 +8,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from structprune.channels.labels import Tag, collapsed, support
-from structprune.channels.rules.calls import MOST_INPUTS, Call, Tracer
+from structprune.channels.rules.calls import Call, Tracer
+from structprune.channels.rules.heads import counted, counts_slices, heads_along
 from structprune.layers import EMBEDDED, HEAD_WIDTHS, HEADS, WHOLE
 
 
@@ -66,23 +67,17 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int],
 
 
 def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequence[int]) -> Tensor:
-    """Let whole slices along one of several dimensions leave: heads where a module counts them."""
+    """Let whole slices along one of several dimensions leave: heads, where a module knows them."""
     name, module = tracer.inside()
-    numbers = {a: count for a, count in vars(module).items() if type(count) is int}
-    heads = [(a, numbers[a]) for a in HEADS if a in numbers]
-    # Of several that fit, the last but the width of a head: there are three heads beside q, k and v at times.
-    # A module that doesn't hold a head's width computes it from one that is not to change.
-    widths = [width for a, width in numbers.items() if a.endswith(HEAD_WIDTHS)]
-    held = after[varied[-1]] in (widths or numbers.values())
-    counted = [d for d in varied[:-1] if held and any(_counts(laid, d, count) for _, count in heads)]
-    chosen = counted[-1] if counted else max(varied, key=lambda d: after[d])
-    others = [d for d in varied if d != chosen]
+    counts = counted(module, HEADS)
+    along_heads = heads_along(laid, varied, counts.values(), counted(module, HEAD_WIDTHS).values())
+    chosen = max(varied, key=lambda d: after[d]) if along_heads is None else along_heads
     one = laid
-    for d in others:
-        one = one.narrow(d, 0, 1)
+    for d in varied:
+        one = one if d == chosen else one.narrow(d, 0, 1)
     tracer.labels.tie(laid, one, "its channels are reshaped together with others that stay")
-    for attribute, count in heads:
-        if chosen in counted and _counts(one, chosen, count):
+    for attribute, count in counts.items():
+        if along_heads is not None and counts_slices(one, chosen, count):
             tracer.resize(name, attribute, _first(one, chosen, count))
     return one
 
@@ -93,12 +88,6 @@ def _note_whole(tracer: Tracer, laid: Tensor, dim: int, attributes: Sequence[str
     for attribute in attributes:
         if vars(module).get(attribute) == laid.shape[dim]:
             tracer.resize(name, attribute, _first(laid, dim, laid.shape[dim]))
-
-
-def _counts(laid: Tensor, dim: int, count: int) -> bool:
-    """Tell whether a dimension holds that many different slices, perhaps once for every input."""
-    size = laid.shape[dim]
-    return count > 1 and size >= count and size % count == 0 and size // count <= MOST_INPUTS
 
 
 def _first(one: Tensor, dim: int, count: int) -> Tensor:

@@ -57,7 +57,7 @@ def gather(asked: Asked, say: Say) -> Gathered:
 
 def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Network:
     """Read the network that the options name."""
-    names = ("arch", "pretrained", "trust_pickle", "classes", "input_size", "device", "seed")
+    names = ("arch", "pretrained", "trust_pickle", "no_ema", "classes", "input_size", "device", "seed")
     chosen = _chosen(asked, names)
     return inputs.read_network(asked["network"], **chosen, given=asked.get("input"), images=images, say=say)
 

@@ -10,8 +10,8 @@ def shown(name: object) -> str:
     """Name from a file, fit for one line: control characters escaped, what is too long cut in the middle.
 
     Example:
-        >>> shown("layer1.weight"), shown("two\\nlines")
-        ('layer1.weight', 'two\\\\nlines')
+        >>> shown("layer1.weight"), shown("tab" + chr(9))[-1]
+        ('layer1.weight', 't')
     """
     text = str(name)
     if len(text) > LONGEST:

@@ -64,8 +64,8 @@ def _check_sizes(path: Path) -> None:
     for member in members:
         if member.filename.endswith(PROGRAM) and member.file_size > most:
             raise InputError(
-                f"{path.name} was not read: its {PROGRAM} unpacks to {counted(member.file_size)}, and to "
-                f"describe the tensors of such a file takes less than {counted(most)}; save the state dict alone"
+                f"{path.name} was not read: its {PROGRAM} unpacks to {counted(member.file_size)}, and what "
+                f"describes the tensors of such a file to {counted(most)} at most; save the state dict alone"
             )
 
 

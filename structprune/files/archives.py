@@ -50,6 +50,11 @@ def check_archive(path: Path) -> tuple[Member, ...]:
     return members
 
 
+def largest_unpacked(path: Path) -> int:
+    """Bytes that weights or images in a file of that size take at most."""
+    return max(ALLOWANCE, RATIO * path.stat().st_size)
+
+
 def check_members(members: Sequence[Member], path: Path) -> None:
     """Hold what the members unpack to against the size of the file.
 
@@ -60,7 +65,7 @@ def check_members(members: Sequence[Member], path: Path) -> None:
     if sum(member.compress_size for member in members) > size:
         raise InputError(f"{path.name} is damaged: its members are larger than the file")
     unpacked = sum(member.file_size for member in members)
-    most = max(ALLOWANCE, RATIO * size)
+    most = largest_unpacked(path)
     if unpacked > most:
         largest = max(members, key=lambda member: member.file_size)
         raise InputError(

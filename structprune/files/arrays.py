@@ -78,21 +78,21 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, Arr
 def _lone(file: IO[bytes], path: Path) -> Array:
     _check_header(file, path.stat().st_size, path.name)
     file.seek(0)
-    return npy.read_array(file, allow_pickle=False)  # type: ignore[no-any-return,no-untyped-call]
+    return npy.read_array(file, allow_pickle=False)
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
     with archive.open(member) as file:
         _check_header(file, member.file_size, f"{shown(member.filename)} of {path.name}")
     with archive.open(member) as file:
-        return npy.read_array(file, allow_pickle=False)  # type: ignore[no-any-return,no-untyped-call]
+        return npy.read_array(file, allow_pickle=False)
 
 
 def _check_header(file: IO[bytes], size: int, what: str) -> None:
     """Hold the shape in a header against the bytes behind it; NumPy takes memory by the shape alone."""
-    version = npy.read_magic(file)  # type: ignore[no-untyped-call]
+    version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)  # type: ignore[no-untyped-call]
+    shape, _, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()

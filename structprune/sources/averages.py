@@ -67,14 +67,16 @@ def average_inside(state: Mapping[str, Tensor]) -> str | None:
         >>> average_inside({"model.0.weight": x, "model_ema.0.weight": x, "model_ema.decay": x})
         'model_ema.'
     """
-    counts = Counter(prefix for key in state if (prefix := _average_prefix(key)))
+    counts = Counter(prefix for key in state if (prefix := average_prefix(key)))
     if not counts:
         return None
-    prefix, count = max(counts.items(), key=lambda row: (row[1], len(row[0])))
-    return prefix if count >= LEAST_KEYS * len(state) else None
+    # The deepest: ``ema.ema_model.`` has ``ema.online_model.`` beside it.
+    large = [prefix for prefix, count in counts.items() if count >= LEAST_KEYS * len(state)]
+    return max(large, key=lambda prefix: prefix.count("."), default=None)
 
 
-def _average_prefix(key: str) -> str:
+def average_prefix(key: str) -> str:
+    """A name up to the last part of it that says average; empty where none does."""
     parts = key.split(".")[:-1]
     last = max((i for i, part in enumerate(parts) if says_average(part)), default=-1)
     return "".join(part + "." for part in parts[: last + 1])

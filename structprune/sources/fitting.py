@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ State = dict[str, Tensor]
 
 MAJORITY = 0.5
 """Of all entries, that a known network has more of, else it is only a part of one that is not known."""
+
+BUILDS_YOURS = "name the class or the function that builds yours: --arch yourpackage.module:YourClass"
 
 NAMED = 5
 LOOKED_AT = 3
@@ -68,7 +71,7 @@ class AnyKnown:
 
     def find(self, shapes: Shapes) -> Found | None:  # noqa: D102
         architecture = identify(shapes)
-        return architecture and Found(architecture)
+        return None if architecture is None else Found(architecture)
 
     def nearest(self, shapes: Shapes) -> Nearest:  # noqa: D102
         return nearest(shapes)
@@ -79,8 +82,7 @@ class AnyKnown:
     def refusal(self, near: Nearest, keys: int) -> str:  # noqa: D102
         return (
             f": the state dict of {keys} tensors fits no known network; the nearest is "
-            f"{near.architecture.source}, where {_parted(near.difference, keys)}; name the class or the "
-            "function that builds yours: --arch yourpackage.module:YourClass"
+            f"{near.architecture.source}, where {_parted(near.difference, keys)}; {BUILDS_YOURS}"
         )
 
 
@@ -223,14 +225,28 @@ def _about_the_rest(keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _refusal(sets: Sequence[WeightSet], finder: Finder) -> str:
-    rows: list[tuple[int, Nearest, int]] = []
-    for each in sets:
-        if isinstance(each.content, nn.Module):
-            continue
-        large = [view for view in views(each.content) if view.share > MAJORITY][:LOOKED_AT]
-        keys = len(shapes_of(each.content))
-        for view in large:
-            near = finder.nearest(shapes_of(view.state))
-            rows.append((near.difference.fitting, near, keys))
-    _, near, keys = max(rows, key=lambda row: row[0])
-    return finder.refusal(near, keys)
+    """What to say of the part, or the whole, that comes nearest to a network."""
+    rows = [row for each in sets for row in _nearest_parts(each, finder)]
+    return max(rows, key=lambda row: row[0])[1]
+
+
+def _nearest_parts(each: WeightSet, finder: Finder) -> Iterator[tuple[int, str]]:
+    """Yield how many keys fit a network, and the sentence on it."""
+    if isinstance(each.content, nn.Module):
+        return
+    keys = len(shapes_of(each.content))
+    for view in islice(views(each.content), LOOKED_AT):
+        shapes = shapes_of(view.state)
+        found = finder.find(shapes)
+        if found is not None:
+            fitting, source = len(shapes), found.architecture.source
+            yield (
+                fitting,
+                (
+                    f": {fitting} of its {keys} keys fit {source}, those behind {shown(view.prefix)!r}, and the "
+                    f"others are most of its weights; {BUILDS_YOURS}"
+                ),
+            )
+        elif view.share > MAJORITY:
+            near = finder.nearest(shapes)
+            yield near.difference.fitting, finder.refusal(near, keys)

@@ -17,7 +17,7 @@ from structprune.sources.fitting import AnyKnown, OneNamed, fit
 from structprune.sources.identify import COUNTER, identify, shapes_of
 from structprune.sources.naming import architecture_named, is_zoo
 from structprune.sources.result_folder import PLAN, read_plan, rebuild
-from structprune.sources.tensors import INTEGERS, check_finite, stored_as
+from structprune.sources.tensors import INTEGERS, check_finite, check_memory, stored_as
 from structprune.sources.weight_sets import weight_sets
 from structprune.sources.zoo import ZOOS, Preprocessing
 
@@ -119,7 +119,9 @@ def _from_name(spec: str, pretrained: bool, classes: int | None) -> Source:
 def _from_file(path: Path, arch: str | None, trust_pickle: bool, classes: int | None, no_ema: bool) -> Source:
     content = read_file(path, trust_pickle=trust_pickle)
     finder = AnyKnown() if arch is None else OneNamed(arch, classes)
-    chosen = fit(weight_sets(content, path.name, no_ema), finder, path.name)
+    sets = weight_sets(content, path.name, no_ema)
+    check_memory((x for each in sets for x in each.tensors), path)
+    chosen = fit(sets, finder, path.name)
     weights, architecture, notes = chosen.content, chosen.architecture, chosen.notes
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     check_finite(state, path.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from structprune.errors import InputError
-from structprune.files import counted, shown
+from structprune.files import counted, largest_unpacked, shown
 
 EXPANDED = 1 << 26
 """Bytes that tensors may take beyond their storages: a value may be repeated, but not for gigabytes."""
@@ -82,6 +83,20 @@ def check_kinds(state: Mapping[str, Tensor], name: str) -> None:
                 f"{name}: {shown(key)} of shape {list(tensor.shape)} would take {counted(taken)}, and the "
                 f"file holds {counted(stored)} of it, repeated; save its contiguous()"
             )
+
+
+def check_memory(tensors: Iterable[Tensor], path: Path) -> None:
+    """Refuse tensors that take more memory than a file of that size unpacks to.
+
+    Raises:
+        InputError: saying how much.
+    """
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    total, most = sum(storages.values()), largest_unpacked(path)
+    if total > most:
+        raise InputError(
+            f"{path.name} claims tensors of {counted(total)}; files of its size hold {counted(most)} at most"
+        )
 
 
 def check_finite(state: Mapping[str, Tensor], name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from structprune.sources.averages import (
     SHADOW,
     as_state,
     average_inside,
+    average_prefix,
     named_like,
     says_average,
     swapped,
@@ -51,6 +52,12 @@ class WeightSet:
     def where(self) -> str:
         """The place in words."""
         return shown(".".join(self.place))
+
+    @property
+    def tensors(self) -> Iterable[Tensor]:
+        """All of them."""
+        state = self.content.state_dict() if isinstance(self.content, nn.Module) else self.content
+        return state.values()
 
 
 def weight_sets(content: Any, name: str, no_ema: bool = False) -> tuple[WeightSet, ...]:
@@ -122,10 +129,14 @@ def _parted(each: WeightSet) -> Iterator[WeightSet]:
         yield each
         return
     inside = {key.removeprefix(prefix): x for key, x in each.content.items() if key.startswith(prefix)}
-    rest = {key: x for key, x in each.content.items() if not key.startswith(prefix)}
+    others = {key: x for key, x in each.content.items() if not key.startswith(prefix)}
+    # An averager may keep the weights that it averages beside them, which are then here twice.
+    outside = {key: x for key, x in others.items() if not average_prefix(key)}
     yield WeightSet(inside, (*each.place, prefix.rstrip(".")), averaged=True)
-    if any(map(is_weight, rest.values())):
-        yield replace(each, content=rest)
+    for rest in (outside, others):
+        if any(map(is_weight, rest.values())):
+            yield replace(each, content=rest)
+            break
     # A layer may be called so too.
     yield each
 
@@ -148,11 +159,16 @@ def _completed(average: WeightSet, plain: list[WeightSet]) -> Iterator[WeightSet
     if isinstance(average.content, nn.Module) or not others:
         yield average
         return
+    prefix = common_prefix(average.content)
     bare = _bare(average.content)
     states = (named_like(bare, _bare(other)) for other in others)
     state = next((state for state in states if state is not None), None)
-    counters = tuple(key for key, x in average.content.items() if not x.dim() and state and key not in state)
-    yield average if state is None else replace(average, content=state, beside=counters)
+    if state is None:
+        yield average
+        return
+    beside = tuple(key for key in average.content if not key.startswith(prefix))
+    numbers = tuple(key for key, x in bare.items() if not x.dim() and key not in state)
+    yield replace(average, content=state, beside=(*beside, *numbers))
 
 
 def _bare(state: State) -> State:

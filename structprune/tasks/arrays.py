@@ -103,8 +103,8 @@ def _about_axes(shape: tuple[int, ...], what: str) -> tuple[str, ...]:
     if len(shape) != 4 or shape[1] not in CHANNELS or shape[1:] == shape[:0:-1] == (1, 1, 1):
         return ()
     return (
-        f"{what} have shape {shape}, read as {shape[1]} x {shape[2]} pixels of {shape[3]} channels; where the "
-        "channels come first, move them to the end",
+        f"{what} have shape {shape}, read as {shape[1]} x {shape[2]} pixels of {shape[3]} channels; where "
+        "the channels come first, move them to the end",
     )
 
 

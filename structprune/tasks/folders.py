@@ -144,7 +144,8 @@ def without(learn: ImageSet, test: ImageSet) -> ImageSet:
         return learn
     if not apart.any():
         raise InputError(f"the pictures of {learn.name} and {test.name} are the same; give others to test on")
-    note = f"{learn.name}: {int((~apart).sum())} pictures that links make pictures of {test.name} too count there"
+    count = int((~apart).sum())
+    note = f"{learn.name}: {count} pictures that are among those of {test.name} too, by links, count there"
     return replace(learn.take(np.flatnonzero(apart)), notes=(*learn.notes, note))
 
 

@@ -16,6 +16,9 @@ from structprune.unpickle.allowed import allowed_globals
 from structprune.unpickle.names import PROGRAM, first_line, globals_of, is_archive
 from structprune.unpickle.records import TRUST, Builder, record_class
 
+ALLOCATING = frozenset({"builtins.bytearray"})
+"""What takes as much memory as a number in the file says, beside torch's constructors of tensors by type."""
+
 PROGRAM_BYTES, STORAGE_BYTES = 1 << 24, 1 << 10
 """Bytes that a pickle may have, in all and for each member of the zip; a tensor takes about 150."""
 
@@ -102,7 +105,9 @@ def _refuse_unknown(path: Path, names: list[str], allowed: set[str]) -> None:
     # torch.serialization.get_unsafe_globals_in_checkpoint says the same, but of zip files of protocol 2 only.
     from torch._weights_only_unpickler import _get_allowed_globals
 
-    unsafe = {name for name in names if name not in allowed and name not in _get_allowed_globals()}
+    allocating = ALLOCATING | {f"{kind.__module__}.{kind.__name__}" for kind in torch._tensor_classes}
+    known = {name for name in names if name in _get_allowed_globals()} - allocating
+    unsafe = {name for name in names if name not in allowed and name not in known}
     if unsafe:
         raise UnsafeCheckpointError(_refusal(path, "it names " + ", ".join(sorted(unsafe))))
 

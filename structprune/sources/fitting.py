@@ -23,7 +23,7 @@ from structprune.sources.identify import (
     shapes_of,
 )
 from structprune.sources.naming import architecture_named
-from structprune.sources.prefixes import View, common_prefix, views
+from structprune.sources.prefixes import View, common_prefix, large_parts, prefixes_of, views
 from structprune.sources.weight_sets import WeightSet
 
 State = dict[str, Tensor]
@@ -53,6 +53,9 @@ class Found:
 class Finder(Protocol):
     """What names and shapes are held against: all known networks, or the one that was named."""
 
+    def prefixes(self, state: State) -> list[str]:
+        """Behind which a network may be."""
+
     def find(self, shapes: Shapes) -> Found | None:
         """The network with exactly these names and shapes."""
 
@@ -68,6 +71,9 @@ class Finder(Protocol):
 
 class AnyKnown:
     """Our networks and torchvision's classifiers."""
+
+    def prefixes(self, state: State) -> list[str]:  # noqa: D102
+        return large_parts(state)
 
     def find(self, shapes: Shapes) -> Found | None:  # noqa: D102
         architecture = identify(shapes)
@@ -97,6 +103,12 @@ class OneNamed:
     def __init__(self, name: str, classes: int | None) -> None:
         self._name, self._classes = name, classes
         self._built: dict[int | None, State] = {}
+
+    def prefixes(self, state: State) -> list[str]:  # noqa: D102
+        _, network = self._network(shapes_of(state))
+        own = common_prefix(network)
+        names = [name.removeprefix(own) for name in shapes_of(network) if name.startswith(own)]
+        return prefixes_of(names, state) or large_parts(state)
 
     def find(self, shapes: Shapes) -> Found | None:  # noqa: D102
         architecture, state = self._network(shapes)
@@ -188,9 +200,9 @@ def _hits(each: WeightSet, finder: Finder) -> list[tuple[View, Found]]:
     """The whole where it fits, else every part that does; averages only where nothing else does."""
     assert not isinstance(each.content, nn.Module)
     hits: list[tuple[View, Found]] = []
-    for view in views(each.content):
+    for view in views(each.content, finder.prefixes(each.content)):
         found = finder.find(shapes_of(view.state))
-        if found is not None:
+        if found is not None and not any(view.prefix.startswith(hit.prefix) for hit, _ in hits):
             hits.append((view, found))
             if not view.prefix:
                 break
@@ -235,7 +247,7 @@ def _nearest_parts(each: WeightSet, finder: Finder) -> Iterator[tuple[int, str]]
     if isinstance(each.content, nn.Module):
         return
     keys = len(shapes_of(each.content))
-    for view in islice(views(each.content), LOOKED_AT):
+    for view in islice(views(each.content, finder.prefixes(each.content)), LOOKED_AT):
         shapes = shapes_of(view.state)
         found = finder.find(shapes)
         if found is not None:
@@ -243,8 +255,8 @@ def _nearest_parts(each: WeightSet, finder: Finder) -> Iterator[tuple[int, str]]
             yield (
                 fitting,
                 (
-                    f": {fitting} of its {keys} keys fit {source}, those behind {shown(view.prefix)!r}, and the "
-                    f"others are most of its weights; {BUILDS_YOURS}"
+                    f": {fitting} of its {keys} keys fit {source}, those behind {shown(view.prefix)!r}, and "
+                    f"the others are most of its weights; {BUILDS_YOURS}"
                 ),
             )
         elif view.share > MAJORITY:

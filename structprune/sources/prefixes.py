@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -40,19 +40,42 @@ class View:
         return any(says_average(part) for part in self.prefix.split("."))
 
 
-def views(state: Mapping[str, Tensor]) -> Iterator[View]:
-    """Yield the whole of a state dict, then its parts, larger ones and shorter prefixes first."""
+def views(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> Iterator[View]:
+    """Yield the whole of a state dict, then the parts behind prefixes, in their order."""
     yield View("", dict(state), (), 1.0)
-    total = max(1, sum(tensor.numel() for tensor in state.values()))
-    shares = [(prefix, entries / total) for prefix, entries in _parts(state, total).items()]
-    for prefix, share in sorted(shares, key=lambda row: (-row[1], len(row[0])))[:MOST_VIEWS]:
+    total = max(1, _entries(state))
+    for prefix in prefixes:
         inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         beside = tuple(key for key in state if not key.startswith(prefix))
-        yield View(prefix, inside, beside, share)
+        yield View(prefix, inside, beside, _entries(inside) / total)
 
 
-def _parts(state: Mapping[str, Tensor], total: int) -> Mapping[str, int]:
-    """Prefix -> entries behind it, of all prefixes that hold a share worth looking at."""
+def _entries(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def large_parts(state: Mapping[str, Tensor]) -> list[str]:
+    """Prefixes that hold a share worth looking at, larger shares and shorter prefixes first."""
+    entries = _large_parts(state, max(1, _entries(state)))
+    return sorted(entries, key=lambda prefix: (-entries[prefix], len(prefix)))[:MOST_VIEWS]
+
+
+def prefixes_of(names: Sequence[str], state: Mapping[str, Tensor]) -> list[str]:
+    """Prefixes behind which a state dict has all of the names.
+
+    Example:
+        >>> import torch
+        >>> x = torch.ones(1)
+        >>> prefixes_of(["a", "b"], {"net.a": x, "net.b": x, "loss.a": x})
+        ['net.']
+    """
+    first = "." + names[0] if names else ""
+    ends = [key.removesuffix(first) + "." for key in state if first and key.endswith(first)]
+    return [prefix for prefix in ends if all(prefix + name in state for name in names)]
+
+
+def _large_parts(state: Mapping[str, Tensor], total: int) -> Mapping[str, int]:
+    """Prefix -> entries behind it."""
     large: dict[str, int] = {}
     level = {"": list(state)}
     for _ in range(LEVELS):

@@ -101,7 +101,7 @@ def _once(
     if not again:
         return single, ()
     strange = [picture for picture in again if chosen[picture.identity].label != picture.label]
-    note = f"{folder.name}: {len(again)} pictures that links lead to a second time count once"
+    note = f"{folder.name}: {_pictures(len(again))} that links lead to a second time count once"
     if strange:
         first = strange[0]
         other = chosen[first.identity]
@@ -145,8 +145,12 @@ def without(learn: ImageSet, test: ImageSet) -> ImageSet:
     if not apart.any():
         raise InputError(f"the pictures of {learn.name} and {test.name} are the same; give others to test on")
     count = int((~apart).sum())
-    note = f"{learn.name}: {count} pictures that are among those of {test.name} too, by links, count there"
+    note = f"{learn.name}: {_pictures(count)} that links put among those of {test.name} too count there"
     return replace(learn.take(np.flatnonzero(apart)), notes=(*learn.notes, note))
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture" + "s" * (count != 1)
 
 
 def _identity(path: Path) -> Identity:

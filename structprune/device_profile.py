@@ -18,6 +18,7 @@ import torch
 
 from structprune.environment import device_named, processor, software
 from structprune.errors import DeviceUnavailableError, InputError
+from structprune.files import read_text
 
 SCHEMA = 1
 """Version of the profile's JSON form."""
@@ -222,7 +223,7 @@ def read_profile(path: Path) -> DeviceProfile:
         InputError: there is none, or it is no profile.
     """
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return from_json(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
         raise InputError(

@@ -15,6 +15,7 @@ from structprune.channels.isolated import exhausted
 from structprune.choose import Scoring, takes_targets
 from structprune.errors import InputError, UsageError
 from structprune.samples import Samples
+from structprune.sources.tensors import check_tree
 
 WRAPPED: Mapping[type, str] = {
     nn.DataParallel: "the network inside, its .module",
@@ -33,7 +34,7 @@ def check_network(model: object) -> None:
 
     Raises:
         UsageError: it is no module, or wraps one.
-        InputError: its weights are on the meta device.
+        InputError: its weights are on the meta device, or a module of it holds itself.
     """
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
@@ -43,6 +44,7 @@ def check_network(model: object) -> None:
             raise UsageError(f"model is a {type(model).__name__}; give {instead}")
     if hasattr(model, "_orig_mod"):
         raise UsageError("model was compiled by torch.compile; give the network that was compiled")
+    check_tree(model, "model")
     if any(x.is_meta for x in (*model.parameters(), *model.buffers())):
         raise InputError("the network is on the meta device, where it has no weights; load them first")
 

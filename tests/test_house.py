@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "_version",
     "errors",
+    "files",
     "calls",
     "limits",
     "search",
@@ -75,7 +76,7 @@ ORDER = (
     "__init__",
 )
 FREE = {"cli", "__main__", "__init__"}
-EXPORTERS_MAY_IMPORT = {"report", "errors", "checkpoint", "device_profile", "outputs"}
+EXPORTERS_MAY_IMPORT = {"report", "errors", "files", "checkpoint", "device_profile", "outputs"}
 INSTALLED = ("structprune", "exporters")
 NEVER_IMPORTED = {"benchmarks", "tests", "tools"}
 

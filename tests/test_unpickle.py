@@ -5,9 +5,10 @@ import copy
 import functools
 import os
 import pickle
+import pickletools
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,81 @@ def test_attributes_that_hide_methods_are_refused(
     _zipped(forged, tmp_path / "model.pt")
     with pytest.raises(UnsafeCheckpointError, match=attribute):
         load(tmp_path / "model.pt")
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_parallel_network_gives_the_one_in_it(one_process: None, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    for wrap in (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel):
+        _zipped({"model": wrap(model)}, tmp_path / "model.pt")
+        read = load(tmp_path / "model.pt")["model"]
+        assert type(read) is nn.Sequential
+        assert all(torch.equal(read.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+def test_what_lies_beside_a_network_is_not_made_by_itself(tmp_path: Path) -> None:
+    from torch.distributed.algorithms.join import _JoinConfig
+
+    _zipped({"model": _JoinConfig(True, True, True)}, tmp_path / "model.pt")
+    with pytest.raises(UnsafeCheckpointError, match="_JoinConfig"):
+        load(tmp_path / "model.pt")
+
+
+def test_a_wrapper_with_hooks_or_without_a_network_is_refused(tmp_path: Path) -> None:
+    hollow = nn.DataParallel(nn.Linear(2, 2))
+    hollow.module = None  # type: ignore[assignment]
+    _zipped(hollow, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="DataParallel in the file holds no network"):
+        load(tmp_path / "model.pt")
+    hooked = nn.DataParallel(nn.Linear(2, 2))
+    hooked._forward_hooks[0] = nn.Identity  # type: ignore[assignment]
+    _zipped(hooked, tmp_path / "model.pt")
+    with pytest.raises(UnsafeCheckpointError, match="_forward_hooks"):
+        load(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("name", ["builtins bytearray", "torch FloatTensor"])
+def test_nothing_takes_the_memory_that_a_number_says(name: str, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "model.pt")
+    line = name.replace(" ", "\n").encode()
+    _replace_pickle(tmp_path / "model.pt", b"\x80\x02c" + line + b"\nJ\xff\xff\xff\x7f\x85R.")
+    with pytest.raises(UnsafeCheckpointError, match=name.replace(" ", r"\.")):
+        load(tmp_path / "model.pt")
+
+
+def test_a_pickle_is_no_longer_than_what_describes_tensors(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "model.pt")
+    _replace_pickle(tmp_path / "model.pt", b"\x80\x02" + b"N0" * 10_000_000 + b"N.")
+    with pytest.raises(InputError, match=r"data\.pkl unpacks to 20 MB"):
+        load(tmp_path / "model.pt")
+    _replace_pickle(tmp_path / "model.pt", b"\x80\x02K\x05Q.")
+    with pytest.raises(InputError, match="damaged"):
+        load(tmp_path / "model.pt")
+
+
+def _by_pickletools(program: bytes) -> list[str]:
+    """The slow and obvious reading."""
+    named = [str(arg) for op, arg, _ in pickletools.genops(program) if op.name == "GLOBAL"]
+    return [name.replace(" ", ".").replace("__builtin__", "builtins") for name in named]
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_globals_are_those_that_pickletools_finds(protocol: int, tmp_path: Path) -> None:
+    content = {"a\nb": [Runs(os.system, "true"), {1, 2.5}, 10**40, b"bytes", "ü" * 300], "c": nn.Linear}
+    program = pickle.dumps(content, protocol=protocol)
+    (tmp_path / "model.pt").write_bytes(program)
+    found = list(globals_of(tmp_path / "model.pt"))
+    assert found == _by_pickletools(program)
+    assert any("system" in name for name in found)
+    torch.save({}, tmp_path / "model.pt")
+    _replace_pickle(tmp_path / "model.pt", program)
+    assert list(globals_of(tmp_path / "model.pt")) == found
 
 
 def test_calling_a_class_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def compress(
     arch: o.Arch = None,
     pretrained: o.Pretrained = False,
     trust_pickle: o.TrustPickle = False,
+    no_ema: o.NoEma = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
     input: o.Input = None,

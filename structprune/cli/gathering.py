@@ -58,7 +58,7 @@ def gather(asked: Asked, say: Say) -> Gathered:
 
 def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Network:
     """Read the network that the options name."""
-    names = ("arch", "pretrained", "trust_pickle", "classes", "input_size", "device", "seed")
+    names = ("arch", "pretrained", "trust_pickle", "no_ema", "classes", "input_size", "device", "seed")
     chosen = _chosen(asked, names)
     given = asked.get("input")
     network = inputs.read_network(asked["network"], **chosen, given=given, images=images, say=say)

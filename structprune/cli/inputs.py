@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from structprune.correction import FITTED, HELD_OUT
 from structprune.environment import device_named
 from structprune.errors import InputError, UsageError
+from structprune.files import UNREADABLE, read_arrays
 from structprune.request import Judge
 from structprune.samples import DEFAULT_SAMPLES, Samples, random_samples
 from structprune.scores import MINI_BATCH, Batch, mini_batches_of
@@ -29,6 +29,7 @@ from structprune.tasks import (
     same_place,
     scoring_sample,
     to_batches,
+    without,
 )
 from structprune.tasks.classification import loss
 from structprune.training import evaluate, finetune
@@ -81,6 +82,7 @@ def read_network(
     arch: str | None = None,
     pretrained: bool = False,
     trust_pickle: bool = False,
+    no_ema: bool = False,
     classes: int | None = None,
     input_size: tuple[int, int, int] | None = None,
     device: str = "cpu",
@@ -93,7 +95,14 @@ def read_network(
     place = device_named(device)
     torch.manual_seed(seed)  # zoos draw fresh weights from the global generator
     say(f"reading {spec.rstrip('/').rpartition('/')[2]}")
-    source = read(spec, arch=arch, pretrained=pretrained, trust_pickle=trust_pickle, num_classes=classes)
+    source = read(
+        spec,
+        arch=arch,
+        pretrained=pretrained,
+        trust_pickle=trust_pickle,
+        num_classes=classes,
+        no_ema=no_ema,
+    )
     size, notes = _size(source, input_size, images)
     for note in notes:
         say(note)
@@ -114,15 +123,12 @@ def read_inputs(path: Path) -> tuple[Tensor, ...]:
         InputError: it is no such file, or the arrays are no inputs of one batch.
     """
     try:
-        # A file of our own: np.load leaves the one it opened open when it fails.
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            is_one = isinstance(content, np.ndarray)
-            arrays = [content] if is_one else [content[name] for name in content.files]
+        arrays = read_arrays(path).values()
         tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path.name} can't be read as inputs: {error}; give an .npy array or an .npz of them"
+            f"{path.name} can't be read as inputs: {reason}; give an .npy array or an .npz of them"
         ) from error
     lengths = {len(x) if x.dim() else 0 for x in tensors}
     if len(lengths) != 1 or min(lengths) < 2:
@@ -171,8 +177,12 @@ def read_data(data: str, test_data: str | None) -> tuple[ImageSet, ImageSet | No
     if test_data is not None and not has_test_split(data) and same_place(data, test_data):
         raise UsageError("--data and --test-data are the same images; leave --test-data out to hold 20 % out")
     if test_data is not None:
-        return learn, read_images(test_data, split="test" if has_test_split(test_data) else "train")
-    return learn, read_images(data, split="test") if has_test_split(data) else None
+        test = read_images(test_data, split="test" if has_test_split(test_data) else "train")
+    elif has_test_split(data):
+        test = read_images(data, split="test")
+    else:
+        return learn, None
+    return without(learn, test), test
 
 
 def prepare(
@@ -192,7 +202,7 @@ def prepare(
             f"the network takes inputs of size {network.size} and --data are images; "
             "say how large it wants them with --input-size C H W"
         )
-    notes = []
+    notes = [*learn.notes, *(() if test is None else test.notes)]
     if test is None:
         kept, held = hold_out(learn.labels, seed=seed)
         learn, test = learn.take(kept), learn.take(held)

@@ -27,6 +27,10 @@ Arch = Annotated[
 ]
 Pretrained = Annotated[bool, flag("--pretrained", help="Fetch the zoo's trained weights.")]
 TrustPickle = Annotated[bool, flag("--trust-pickle", help="Your word that a pickle may run code.")]
+NoEma = Annotated[
+    bool,
+    flag("--no-ema", help="Take trained weights where a file holds their moving averages (EMA) too."),
+]
 Classes = Annotated[int | None, typer.Option("--classes", help="Outputs of a network from a zoo.")]
 InputSize = Annotated[
     tuple[int, int, int] | None,

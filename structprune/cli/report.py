@@ -19,14 +19,15 @@ def report(
     debug: o.Debug = False,
 ) -> None:
     """Show the report of a result folder again."""
+    from structprune.files import read_text
     from structprune.report import from_json, to_json
 
     path = folder / "report.json" if folder.is_dir() else folder
     try:
-        found = from_json(path.read_text(encoding="utf-8"))
+        found = from_json(read_text(path))
     except FileNotFoundError as error:
         raise InputError(f"{path} is not there; give a result folder of structprune compress") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} can't be read: {error}") from error
     if json:
         typer.echo(to_json(found), nl=False)

@@ -23,6 +23,7 @@ def score(
     arch: o.Arch = None,
     pretrained: o.Pretrained = False,
     trust_pickle: o.TrustPickle = False,
+    no_ema: o.NoEma = False,
     classes: o.Classes = None,
     input_size: o.InputSize = None,
     input: o.Input = None,

@@ -16,6 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from structprune.errors import InputError, StructpruneError, UnsafeCheckpointError
+from structprune.sources.tensors import check_tree, inner_network
 from structprune.sources.zoo import ZOOS
 
 JSONValue = bool | int | float | str | Sequence[int]
@@ -125,7 +126,9 @@ def call_factory(spec: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise InputError(f"the factory {spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"the factory {spec} returned a {type(model).__name__}, not an nn.Module")
-    return model.cpu()
+    network = inner_network(model)
+    check_tree(network, f"the factory {spec}")
+    return network.cpu()
 
 
 def factory_takes(spec: str, argument: str) -> bool:

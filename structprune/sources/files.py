@@ -3,50 +3,49 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from structprune import unpickle
 from structprune.errors import InputError, UnsafeCheckpointError
+from structprune.files import UNREADABLE, check_regular, counted, members_of, read_arrays
+from structprune.sources.tensors import SAFETENSORS_TYPES, stored_as
+from structprune.sources.weight_sets import WEIGHTS
 
 State = dict[str, Tensor]
 
-# Keys under which training scripts keep the state dict, in the order in which they are tried.
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "module")
-# What data parallelism, torch.compile and Lightning put in front of every name.
-PREFIXES = ("module.", "_orig_mod.", "model.")
-
-WEIGHTS = "give the weights: a state dict in .pt, .pth, .safetensors or .npz, or the whole network pickled"
+LARGEST_HEADER = 1 << 26
+"""Bytes that the header of a safetensors file has at most: half a million tensors."""
 
 
-def read_file(path: Path, *, trust_pickle: bool = False) -> nn.Module | State:
-    """Read a network or a state dict from a file.
+def read_file(path: Path, *, trust_pickle: bool = False) -> Any:
+    """Read what a file of weights holds.
 
     Args:
         path: an existing file.
         trust_pickle: the user's word that a pickle in it may run code.
 
     Returns:
-        The network where it was pickled whole, otherwise names and tensors, without wrappers and prefixes.
+        What was saved: a network, names and tensors, or what a training script put around such.
 
     Raises:
-        InputError: the file is of no such kind, damaged, or holds something else.
+        InputError: the file is no regular one, of no such kind, damaged, or larger unpacked than it can be.
         UnsafeCheckpointError: reading it would run code.
     """
+    check_regular(path)
     try:
         kind = kind_of(path)
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
+        raise InputError(f"{path.name} can't be read: {error.strerror}") from error
     if kind in REFUSALS:
         raise InputError(f"{path.name} {REFUSALS[kind]}")
     if kind == "pickle":
-        return unwrap(unpickle.load(path, trust_pickle=trust_pickle), path.name)
-    return unwrap(READERS[kind](path), path.name)
+        return unpickle.load(path, trust_pickle=trust_pickle)
+    return READERS[kind](path)
 
 
 FIXED = (
@@ -83,8 +82,8 @@ def kind_of(path: Path) -> str:
 
 def _kind_of_zip(path: Path) -> str:
     try:
-        names = zipfile.ZipFile(path).namelist()
-    except zipfile.BadZipFile:
+        names = [member.filename for member in members_of(path)]
+    except (zipfile.BadZipFile, ValueError):
         return "pickle"  # cut short: its reader says so
     endings = {name.rpartition("/")[2] for name in names}
     if any("/code/" in name or name.startswith("code/") for name in names):
@@ -123,58 +122,41 @@ def _read_safetensors(path: Path) -> State:
     from safetensors.torch import load_file
 
     try:
+        _check_safetensors(path)
         state: State = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path.name} is damaged or cut short: {error}") from error
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, MemoryError) as error:
+        raise InputError(f"{path.name} is damaged or cut short: {unpickle.first_line(error)}") from error
     return state
 
 
-def _read_npz(path: Path) -> State:
-    import numpy as np
+def _check_safetensors(path: Path) -> None:
+    """Hold the header's length against the file's, and every tensor's type against those that hold values."""
+    from safetensors import safe_open
 
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > min(path.stat().st_size, LARGEST_HEADER):
+        raise InputError(
+            f"{path.name} is damaged or cut short: its header claims {counted(header)}, of "
+            f"{counted(path.stat().st_size)} in all and at most {counted(LARGEST_HEADER)}"
+        )
+    with safe_open(path, framework="pt") as content:
+        for name in content.keys():  # noqa: SIM118  it is no dict
+            kind = content.get_slice(name).get_dtype()
+            if kind not in SAFETENSORS_TYPES:
+                raise InputError(stored_as(path.name, name, kind))
+
+
+def _read_npz(path: Path) -> State:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
-    except ValueError as error:
+        return {name: torch.from_numpy(array.copy()) for name, array in read_arrays(path).items()}
+    except UNREADABLE as error:
         if "allow_pickle" in str(error):
             raise UnsafeCheckpointError(
                 f"{path.name} was not read: it holds pickled objects; save plain arrays instead"
             ) from error
-        raise InputError(f"{path.name} is damaged: {error}") from error
-    except (TypeError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError(f"{path.name} holds what is no tensor, or is damaged: {error}") from error
+        reason = unpickle.first_line(error)
+        raise InputError(f"{path.name} holds what is no tensor, or is damaged: {reason}") from error
 
 
 READERS: Mapping[str, Callable[[Path], State]] = {"safetensors": _read_safetensors, "npz": _read_npz}
-
-
-def unwrap(content: Any, name: str) -> nn.Module | State:
-    """Take a network or a state dict out of what a file holds.
-
-    Args:
-        content: a network, a state dict, or a dict of a training script around either.
-        name: of the file, for messages.
-
-    Raises:
-        InputError: there is neither in it.
-    """
-    if isinstance(content, nn.Module):
-        return content
-    if not isinstance(content, Mapping):
-        raise InputError(f"{name} holds a {type(content).__name__}; {WEIGHTS}")
-    for key in WRAPPERS:
-        if isinstance(content.get(key), (Mapping, nn.Module)):
-            return unwrap(content[key], name)
-    state = {key: value for key, value in content.items() if isinstance(key, str)}
-    odd = [key for key, value in content.items() if not isinstance(value, Tensor) or key not in state]
-    if odd or not state:
-        found = f"{odd[0]!r}, a {type(content[odd[0]]).__name__}" if odd else "nothing"
-        raise InputError(f"{name} holds {found} where a state dict has tensors; {WEIGHTS}")
-    return _without_prefixes(state)
-
-
-def _without_prefixes(state: State) -> State:
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            return _without_prefixes({key.removeprefix(prefix): value for key, value in state.items()})
-    return state

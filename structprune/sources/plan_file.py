@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from structprune.errors import InputError
+from structprune.files import read_text
 from structprune.sources.architecture import Architecture
 from structprune.sources.widths import Width, Widths
 
@@ -109,9 +110,7 @@ def read_plan(folder: Path) -> PlanFile:
     """
     path = folder / PLAN
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise InputError(f"{PLAN} of {folder.name} is larger than any plan: {path.stat().st_size} bytes")
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_text(path, LARGEST_FILE))
     except OSError as error:
         raise InputError(f"{PLAN} of {folder.name} can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from structprune.errors import InputError, UsageError
 from structprune.sources.architecture import FACTORY, Architecture, build, build_on_meta
 from structprune.sources.files import State, read_file
-from structprune.sources.identify import COUNTER, identify, mismatch, num_classes, shapes_of
+from structprune.sources.fitting import AnyKnown, OneNamed, fit
+from structprune.sources.identify import COUNTER, identify, shapes_of
 from structprune.sources.naming import architecture_named, is_zoo
 from structprune.sources.result_folder import PLAN, read_plan, rebuild
+from structprune.sources.tensors import INTEGERS, check_finite, check_memory, stored_as
+from structprune.sources.weight_sets import weight_sets
 from structprune.sources.zoo import ZOOS, Preprocessing
 
 
@@ -58,6 +61,7 @@ def read(
     pretrained: bool = False,
     trust_pickle: bool = False,
     num_classes: int | None = None,
+    no_ema: bool = False,
 ) -> Source:
     """Read a network.
 
@@ -68,6 +72,7 @@ def read(
         pretrained: fetch the zoo's weights.
         trust_pickle: the user's word that a pickle may run code.
         num_classes: outputs of a network from a zoo; None: the zoo's default, or what the weights say.
+        no_ema: take the weights that were trained where a file holds their moving averages too.
 
     Raises:
         InputError: there is no such file, or it can't be used; one sentence says why and what to do.
@@ -80,7 +85,7 @@ def read(
     if on_disk and path.is_dir():
         return _from_folder(path, arch)
     if on_disk:
-        return _from_file(path, arch, trust_pickle, num_classes)
+        return _from_file(path, arch, trust_pickle, num_classes, no_ema)
     return _from_name(spec, pretrained, num_classes)
 
 
@@ -111,25 +116,23 @@ def _from_name(spec: str, pretrained: bool, classes: int | None) -> Source:
 # Files ----------------------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path, arch: str | None, trust_pickle: bool, classes: int | None) -> Source:
+def _from_file(path: Path, arch: str | None, trust_pickle: bool, classes: int | None, no_ema: bool) -> Source:
     content = read_file(path, trust_pickle=trust_pickle)
-    state = content.state_dict() if isinstance(content, nn.Module) else content
-    _refuse_nonfinite(state, path.name)
-    notes = _precision_notes(state)
-    if isinstance(content, nn.Module):
-        model, architecture = content.float().cpu(), _architecture_of(content)
+    finder = AnyKnown() if arch is None else OneNamed(arch, classes)
+    sets = weight_sets(content, path.name, no_ema)
+    check_memory((x for each in sets for x in each.tensors), path)
+    chosen = fit(sets, finder, path.name)
+    weights, architecture, notes = chosen.content, chosen.architecture, chosen.notes
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    check_finite(state, path.name)
+    notes = (*_precision_notes(state), *notes)
+    if isinstance(weights, nn.Module):
+        model, architecture = weights.float().cpu(), _architecture_of(weights)
     else:
-        architecture = _architecture_for(state, arch, classes, path.name)
-        model = _with_weights(architecture, state, path.name)
+        assert architecture is not None
+        model = _with_weights(architecture, weights, path.name)
         notes += () if arch else (f"the names and shapes of its weights are those of {architecture.source}",)
     return replace(_source(model, architecture, path.stem, notes=notes), from_checkpoint=True)
-
-
-def _refuse_nonfinite(state: Mapping[str, Tensor], name: str) -> None:
-    for key, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise InputError(f"{name}: {bad} of {tensor.numel()} values of {key} are NaN or infinite")
 
 
 def _precision_notes(state: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -139,30 +142,16 @@ def _precision_notes(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     )
 
 
-def _architecture_for(state: State, arch: str | None, classes: int | None, name: str) -> Architecture:
-    shapes = shapes_of(state)
-    if arch is None:
-        try:
-            return identify(shapes)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-    found = architecture_named(arch)
-    if found.zoo == FACTORY:
-        return architecture_named(arch, classes)
-    # A zoo's default is kept where the weights don't say how many classes there are.
-    return architecture_named(arch, num_classes(shapes) if classes is None else classes)
-
-
 def _with_weights(architecture: Architecture, state: State, name: str) -> nn.Module:
-    difference = mismatch(build_on_meta(architecture, trust_factory=True), shapes_of(state))
-    if difference:
-        raise InputError(
-            f"{name} does not fit {architecture.source}: {difference.count} tensors differ,"
-            f" first: {difference.first}"
-        )
     with torch.random.fork_rng(devices=[]):
         model = build(architecture, trust_factory=True)
-    model.load_state_dict({**_counters(model, state), **state})
+    names = model.state_dict()
+    for key, tensor in state.items():
+        if key in names and names[key].is_floating_point() and tensor.dtype in INTEGERS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(stored_as(name, key, kind))
+    weights = {**_counters(model, state), **state}
+    model.load_state_dict({key: weights[key] for key in names if key in weights})
     return model.float()
 
 
@@ -176,15 +165,16 @@ def _counters(model: nn.Module, state: State) -> State:
 
 
 def _moved(state: State, prefix: str) -> bool:
-    mean, variance = state[prefix + "running_mean"], state[prefix + "running_var"]
+    mean, variance = state.get(prefix + "running_mean"), state.get(prefix + "running_var")
+    if mean is None or variance is None:
+        return False
     return bool((mean != 0).any() or (variance != 1).any())
 
 
 def _architecture_of(model: nn.Module) -> Architecture | None:
     """What rebuilds a network that was pickled whole: same names, shapes, class and printed structure."""
-    try:
-        architecture = identify(shapes_of(model.state_dict()))
-    except InputError:
+    architecture = identify(shapes_of(model.state_dict()))
+    if architecture is None:
         return None
     twin = build_on_meta(architecture)
     return architecture if type(twin) is type(model) and repr(twin) == repr(model) else None

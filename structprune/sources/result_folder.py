@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from structprune.attention import fit_heads
 from structprune.errors import InputError
 from structprune.folding import folded
+from structprune.files import check_regular
 from structprune.sources.architecture import build, build_on_meta
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, read_plan
 from structprune.sources.widths import Width, Widths, set_widths, shapes_implied, widths_of
@@ -227,6 +228,7 @@ def check_header(plan: PlanFile, weights: Path) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
+    check_regular(weights)
     try:
         with safe_open(weights, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict

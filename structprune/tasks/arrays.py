@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from structprune import files
 from structprune.errors import InputError
+from structprune.files import UNREADABLE
 from structprune.tasks.images import ImageSet, Labels, Pixels
 
 Split = Literal["train", "test"]
@@ -32,8 +31,6 @@ PARTS: Mapping[Split, tuple[tuple[str, str], ...]] = {
 
 CLASS_NAMES = ("classes", "class_names")
 MOST_CLASSES = 1_000_000
-UNREADABLE = (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises on files that are no archive, cut off, damaged, encrypted, or hold pickled objects."""
 
 
 def read_npz(path: Path, split: Split) -> ImageSet:
@@ -46,11 +43,13 @@ def read_npz(path: Path, split: Split) -> ImageSet:
     images_name, labels_name = _chosen(names, split, path.name)
     classes_name = next((name for name in CLASS_NAMES if name in names), None)
     wanted = [name for name in (images_name, labels_name, classes_name) if name is not None]
-    arrays = _load(path, wanted)
+    arrays = _open(path, lambda archive: files.read_arrays(archive, wanted))
     images = _images(arrays[images_name], f"{images_name!r} of {path.name}")
     labels = _labels(arrays[labels_name], len(images), f"{labels_name!r} of {path.name}")
     given = None if classes_name is None else arrays[classes_name]
-    return ImageSet(images, labels, _classes(given, labels, path.name), name=path.stem)
+    classes = _classes(given, labels, path.name)
+    notes = _about_axes(arrays[images_name].shape, f"{images_name!r} of {path.name}")
+    return ImageSet(images, labels, classes, name=path.stem, notes=notes)
 
 
 def array_names(path: Path) -> tuple[str, ...]:
@@ -59,7 +58,7 @@ def array_names(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: the file is no such archive.
     """
-    return tuple(_open(path, lambda archive: archive.files))
+    return _open(path, files.array_names)
 
 
 def has_test_part(path: Path) -> bool:
@@ -68,18 +67,12 @@ def has_test_part(path: Path) -> bool:
     return all(any(set(pair) <= set(names) for pair in pairs) for pairs in PARTS.values())
 
 
-def _load(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    return _open(path, lambda archive: {name: archive[name] for name in names})
-
-
-def _open(path: Path, take: Callable[[NpzFile], Taken]) -> Taken:
+def _open(path: Path, take: Callable[[Path], Taken]) -> Taken:
     try:
-        # A file of our own: np.load leaves the one it opened open when it fails.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return take(archive)
-    except (*UNREADABLE, AttributeError, TypeError) as error:
-        # A lone .npy array is no context manager and has no files: the last two.
-        raise InputError(f"{path.name} can't be read as an .npz file of plain arrays: {error}") from error
+        return take(path)
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path.name} can't be read as an .npz file of plain arrays: {reason}") from error
 
 
 def _chosen(names: tuple[str, ...], split: Split, file: str) -> tuple[str, str]:
@@ -103,6 +96,16 @@ def _images(array: NDArray[Any], what: str) -> Pixels:
     if array.ndim == 4 and array.shape[-1] not in CHANNELS and array.shape[1] in CHANNELS:
         raise InputError(f"{what} have shape {array.shape}; expected (N, H, W, C), the channels last")
     return array if array.ndim == 4 else array[..., None]
+
+
+def _about_axes(shape: tuple[int, ...], what: str) -> tuple[str, ...]:
+    """Say so where the channels might as well come first."""
+    if len(shape) != 4 or shape[1] not in CHANNELS or shape[1:] == shape[:0:-1] == (1, 1, 1):
+        return ()
+    return (
+        f"{what} have shape {shape}, read as {shape[1]} x {shape[2]} pixels of {shape[3]} channels; where "
+        "the channels come first, move them to the end",
+    )
 
 
 def _labels(array: NDArray[Any], count: int, what: str) -> Labels:

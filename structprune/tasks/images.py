@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structprune.errors import InputError
+from structprune.files import check_regular
 
 Indices: TypeAlias = NDArray[np.int64]
 Labels: TypeAlias = NDArray[np.int64]
@@ -54,6 +55,7 @@ class ImageSet:
         name: what the set is called in a report; no folders.
         any_channels: whether grey may be repeated to colour, or colour made grey, as the network asks.
         mirrors: whether an image seen in a mirror keeps its label: not so for digits.
+        notes: what a reader of the report should know of how they were read.
     """
 
     images: Pixels | ImageFiles
@@ -62,6 +64,7 @@ class ImageSet:
     name: str
     any_channels: bool = False
     mirrors: bool = True
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,6 +104,7 @@ def read_picture(path: Path) -> Pixels:
     """
     from PIL import Image
 
+    check_regular(path, f"{path.parent.name}/{path.name}")
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from structprune.errors import InputError, UsageError
+from structprune.tasks.folders import without
 from structprune.tasks.images import ImageFiles, ImageSet
 from structprune.tasks.read import DATA_SETS, check_same_classes, has_test_split, read_images, same_place
 from structprune.tasks.splits import hold_out
@@ -53,7 +54,8 @@ def read_task(
     if test_data is not None and (name in FOLDERS or name in DATA_SETS or task == "digits"):
         raise UsageError(f"--test-data {test_data}: {name} has test images of its own; leave it out")
     if name in FOLDERS:
-        return Task(*_from_folders(name, folder), "its validation part")
+        learn, test = _from_folders(name, folder)
+        return Task(without(learn, test), test, "its validation part")
     spec = task if name not in DATA_SETS or place else f"{name}:{_rooted(name, root)}"
     learn = read_images(spec, download=download)
     if test_data is not None:
@@ -61,9 +63,10 @@ def read_task(
             raise UsageError("--task and --test-data are the same images; leave --test-data out")
         test = read_images(test_data, split="test" if has_test_split(test_data) else "train")
         check_same_classes(learn, test)
-        return Task(learn, test, "images of their own")
+        return Task(without(learn, test), test, "images of their own")
     if has_test_split(spec):
-        return Task(learn, read_images(spec, download=download, split="test"), "its test part")
+        test = read_images(spec, download=download, split="test")
+        return Task(without(learn, test), test, "its test part")
     kept, held = hold_out(learn.labels, seed=seed)
     how = f"{len(held)} of its images, held out before anything else"
     return Task(learn.take(kept), learn.take(held), how)

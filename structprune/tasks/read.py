@@ -13,7 +13,8 @@ import numpy as np
 
 from structprune.errors import InputError, UsageError
 from structprune.tasks.arrays import Split, has_test_part, read_npz
-from structprune.tasks.images import ImageFiles, ImageSet, Pixels
+from structprune.tasks.folders import read_class_folders
+from structprune.tasks.images import ImageSet, Pixels
 from structprune.tasks.splits import hold_out
 
 DIGITS_SIDE = 32
@@ -76,7 +77,7 @@ def read_images(
     path = Path(spec)
     if path.is_dir():
         return _read_folder(_part_folder(path, split))
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix == ".npz" and path.exists():
         return read_npz(path, split)
     state = "is no such thing" if path.exists() else "is not there"
     raise InputError(f"{path.name or path} {state}; expected {EXPECTED.format(', '.join(DATA_SETS))}")
@@ -91,7 +92,7 @@ def has_test_split(spec: str | Path) -> bool:
     path = Path(spec)
     if str(spec) == "digits" or str(spec).partition(":")[0] in DATA_SETS:
         return True
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix == ".npz" and path.exists():
         return has_test_part(path)
     return path.is_dir() and _has_part_folders(path)
 
@@ -143,18 +144,9 @@ def _enlarged(images_NHW: Any) -> Pixels:
 
 
 def _read_folder(folder: Path) -> ImageSet:
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(folder))
-    except OSError as error:
-        raise InputError(
-            f"{folder.name} is no folder of class folders with pictures in them: {error}"
-        ) from error
-    _check_no_parts(folder, found.classes)
-    paths = tuple(Path(path) for path, _ in found.samples)
-    labels = np.array(found.targets, dtype=np.int64)
-    return ImageSet(ImageFiles(paths), labels, tuple(found.classes), folder.name, any_channels=True)
+    images = read_class_folders(folder)
+    _check_no_parts(folder, images.classes)
+    return images
 
 
 def _check_no_parts(folder: Path, classes: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ Functions are refused.
 
 from structprune.unpickle.allowed import module_classes
 from structprune.unpickle.loading import load
-from structprune.unpickle.names import globals_of
+from structprune.unpickle.names import first_line, globals_of
 from structprune.unpickle.records import KeptPartial
 
-__all__ = ["KeptPartial", "globals_of", "load", "module_classes"]
+__all__ = ["KeptPartial", "first_line", "globals_of", "load", "module_classes"]

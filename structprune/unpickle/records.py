@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.errors import InputError, UnsafeCheckpointError
+from structprune.unpickle.allowed import Discarded, Holder
 
 # torch.nn.Module calls what is in these; a network that computes by them can be neither trusted nor pruned.
 HOOKS = (
@@ -73,6 +74,7 @@ class Builder:
     def build(self, raw: Any) -> Any:
         """Return what ``raw`` stands for; anything but records and containers is returned as it is."""
         if isinstance(raw, type) and issubclass(raw, Record):
+            _refuse_discarded(raw)
             return raw.target
         if not isinstance(raw, (Record, dict, list, tuple, set)) or isinstance(raw, torch.Size):
             return raw
@@ -83,6 +85,9 @@ class Builder:
 
     def _make(self, raw: Any) -> Any:
         if isinstance(raw, Record):
+            _refuse_discarded(type(raw))
+            if isinstance(raw.target, Holder):
+                return self._held(raw, raw.target.attribute)
             return self._partial(raw) if raw.target is functools.partial else self._module(raw)
         if isinstance(raw, dict):
             return self._dict(raw)
@@ -104,6 +109,20 @@ class Builder:
             raise UnsafeCheckpointError(f"a functools.partial in the file is malformed; {TRUST}")
         return KeptPartial(self.build(state[0]), self.build(state[1]), self.build(state[2]))
 
+    def _held(self, record: Record, attribute: str) -> nn.Module:
+        """The network in a wrapper, whose own ``__setstate__`` may want a process group or more."""
+        name = type(record).__name__
+        state = record.state if isinstance(record.state, dict) else {}
+        inside = state.get("_modules")
+        held = self.build(inside.get(attribute)) if isinstance(inside, dict) else None
+        if not isinstance(held, nn.Module):
+            raise InputError(f"the {name} in the file holds no network; save the network itself")
+        if hooks := _hooks_in(state):
+            raise UnsafeCheckpointError(
+                f"the {name} in the file carries {hooks}, which it would call; {TRUST}"
+            )
+        return held
+
     def _module(self, record: Record) -> nn.Module:
         cls = record.target
         if record.args or not isinstance(record.state, dict):
@@ -118,6 +137,17 @@ class Builder:
         return module
 
 
+def _refuse_discarded(record: type[Record]) -> None:
+    if record.target is Discarded:
+        raise UnsafeCheckpointError(
+            f"the file holds a {record.__name__} outside of what wraps a network; {TRUST}"
+        )
+
+
+def _hooks_in(state: Mapping[Any, Any]) -> str | None:
+    return next((name for name in HOOKS if state.get(name) not in (None, {})), None)
+
+
 def _judge(cls: type[nn.Module], state: Mapping[Any, Any]) -> None:
     """Refuse a module state that would change what the class's code does, or that is no module state.
 
@@ -128,8 +158,8 @@ def _judge(cls: type[nn.Module], state: Mapping[Any, Any]) -> None:
     for name in state:
         if not isinstance(name, str) or callable(getattr(cls, name, None)):
             raise UnsafeCheckpointError(f"an attribute {name!r} hides the method of {cls.__name__}; {TRUST}")
-    if hooks := [name for name in HOOKS if state.get(name) not in (None, {})]:
-        raise UnsafeCheckpointError(f"a {cls.__name__} carries {hooks[0]}, which it would call; {TRUST}")
+    if hooks := _hooks_in(state):
+        raise UnsafeCheckpointError(f"a {cls.__name__} carries {hooks}, which it would call; {TRUST}")
     for table, kind in (("_parameters", Tensor), ("_buffers", Tensor), ("_modules", nn.Module)):
         entries = state.get(table)
         if not isinstance(entries, dict) or not all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,30 @@ def _not_finite(value: float) -> Callable[[Path], None]:
     return make
 
 
+def _superscript(path: Path) -> None:
+    torch.save({"layer1.².weight": torch.zeros(2, 2), "fc.².weight": torch.zeros(2, 2)}, path)
+
+
+def _with_program(program: bytes) -> Callable[[Path], None]:
+    """A torch file whose pickle is another, packed."""
+
+    def make(path: Path) -> None:
+        torch.save({"w": torch.zeros(2)}, path)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, program if name.endswith("data.pkl") else content)
+
+    return make
+
+
+def _holding_itself(path: Path) -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    module._modules["me"] = module
+    torch.save(module, path)
+
+
 BAD: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "empty.pt": (lambda path: path.touch(), ("empty.pt", "empty")),
     "truncated.pt": (_truncated, ("truncated.pt", "cut short")),
@@ -68,6 +93,28 @@ BAD: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     ),
     "images.npz": (lambda path: np.savez(path, images=np.zeros((2, 4, 4, 3), np.uint8)), ("images.npz",)),
     "list.pt": (lambda path: torch.save([1, 2, 3], path), ("list.pt", "list")),
+    "pipe.pt": (os.mkfifo, ("pipe.pt", "named pipe")),
+    "device.pt": (lambda path: path.symlink_to("/dev/zero"), ("device.pt", "a device")),
+    "program.pt": (_with_program(b"\x80\x02" + b"N0" * 20_000_000 + b"N."), ("program.pt", "40 MB")),
+    "string.pt": (
+        _with_program(b"\x80\x02X" + (10**8).to_bytes(4, "little") + b"a" * 10**8 + b"."),
+        ("string.pt", "100 MB"),
+    ),
+    "array.pt": (
+        _with_program(b"\x80\x02}X\x01\0\0\0actorch\nFloatTensor\nJ\xff\xff\xff\x7f\x85Rs."),
+        ("array.pt", "torch.FloatTensor"),
+    ),
+    "meta.pt": (lambda path: torch.save(mlp().to("meta").state_dict(), path), ("meta.pt", "meta device")),
+    "float8.pt": (
+        lambda path: torch.save({"w": torch.zeros(2, 2).to(torch.float8_e5m2)}, path),
+        ("float8.pt", "float8_e5m2", "float32"),
+    ),
+    "expanded.pt": (
+        lambda path: torch.save({"w": torch.zeros(16).expand(128_000_000, 16)}, path),
+        ("expanded.pt", "8.19 GB"),
+    ),
+    "itself.pt": (_holding_itself, ("itself.pt", "holds itself")),
+    "superscript.pt": (_superscript, ("superscript.pt", "of 2 keys fit", "yourpackage.module:YourClass")),
     "nan.pt": (_not_finite(float("nan")), ("nan.pt", "NaN")),
     "inf.pt": (_not_finite(float("inf")), ("inf.pt", "infinite")),
 }
@@ -79,7 +126,8 @@ def test_a_file_without_a_usable_network(name: str, verb: tuple[str, ...], cli: 
     make, words = BAD[name]
     make(here / name)
     before = contents(here)
-    cli(verb[0], name, *verb[1:]).refused(1, *words)
+    code = 5 if name == "array.pt" else 1
+    cli(verb[0], name, *verb[1:]).refused(code, *words)
     assert contents(here) == before
 
 
@@ -97,6 +145,35 @@ def test_a_folder_that_is_no_result(verb: tuple[str, ...], cli: Command, here: P
     before = contents(here)
     cli(verb[0], "weights", *verb[1:]).refused(1, "weights", "plan.json")
     assert contents(here) == before
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_inputs_from_a_pipe_or_of_a_claimed_size(ending: str, cli: Command, here: Path) -> None:
+    os.mkfifo(here / f"pipe.{ending}")
+    cli("inspect", "structprune:mlp", "--input", f"pipe.{ending}").refused(1, "pipe", "named pipe")
+    claimed = np.lib.format.open_memmap(here / "large.npy", "w+", np.float32, (2, 1, 28, 28))
+    del claimed
+    (here / "large.npy").write_bytes((here / "large.npy").read_bytes()[:-4])
+    cli("inspect", "structprune:mlp", "--input", "large.npy").refused(1, "large.npy", "cut short")
+
+
+def test_a_profile_and_a_report_from_a_pipe(cli: Command, here: Path) -> None:
+    os.mkfifo(here / "pipe.json")
+    cli("report", "pipe.json").refused(1, "pipe.json", "named pipe")
+    options = ("--nodes", 0.3, "--align", "auto", "--profile", "pipe.json")
+    cli("compress", "structprune:mlp", *options).refused(1, "pipe.json", "named pipe")
+
+
+def test_averages_come_first_and_no_ema_takes_the_others(cli: Command, here: Path) -> None:
+    wide, narrow = mlp(hidden=(9,)).state_dict(), mlp(hidden=(5,)).state_dict()
+    torch.save({"state_dict": narrow, "state_dict_ema": wide}, here / "both.pt")
+    averaged = cli("inspect", "both.pt", "--json").done().document
+    trained = cli("inspect", "both.pt", "--no-ema", "--json").done().document
+    assert (averaged["nodes"], trained["nodes"]) == (9, 5)
+    assert [any("state_dict_ema" in note for note in seen["notes"]) for seen in (averaged, trained)] == [
+        True,
+        False,
+    ]
 
 
 def test_a_name_that_no_zoo_knows(cli: Command, here: Path) -> None:

@@ -31,6 +31,7 @@ from structprune.delivery import (
 )
 from structprune.layers import node_layers, out_width
 from structprune.masks import collapsed
+from structprune.proofs import require
 from structprune.report import Count, Training
 from structprune.request import Learned, Lesson, Outcome, Request, Say, Tools
 from structprune.scores import Scores
@@ -91,10 +92,9 @@ def deliver(learned: Learned, folder: Path, tools: Tools | None = None, say: Say
     plan = trained.plan or Plan({}, replace(request.budget, remove=session.remove), trained.removed)
     cut = CutNetwork(groups, plan, Scores({}, session.method.score), trained.model, trained.proof)
     run.notes.extend(_about_training(lesson, trained))
-    proofs = (
-        *([trained.proof] if trained.proof else []),
-        *written_and_proven(run, cut, collapsed(trained.masks)),
-    )
+    of_cuts = [trained.proof] if trained.proof else []
+    require(of_cuts)
+    proofs = (*of_cuts, *written_and_proven(run, cut, collapsed(trained.masks)))
     report = report_of(run, cut, proofs, None, measured_both(run, cut.small), learned.meter)
     report = replace(report, **_of_training(lesson, trained, accuracy))
     write_report(report, folder)

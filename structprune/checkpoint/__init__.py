@@ -2,7 +2,8 @@
 
 from structprune.checkpoint.loading import load
 from structprune.checkpoint.saving import save_weights_and_plan
-from structprune.checkpoint.staging import OUR_FILES, check_target, staged_folder, translated
+from structprune.checkpoint.sealing import OUR_FILES
+from structprune.checkpoint.staging import check_target, staged_folder, translated
 from structprune.sources.plan_file import PLAN
 from structprune.sources.result_folder import WEIGHTS
 from structprune.sources.widths import widths_of

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from structprune.budget import Plan
+from structprune.checkpoint.sealing import entry
 from structprune.checkpoint.staging import translated
 from structprune.sources.architecture import Architecture
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, TensorEntry, to_json
@@ -62,6 +64,7 @@ def save_weights_and_plan(
     )
     with translated(folder):
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        stored = replace(stored, files={WEIGHTS: entry(folder / WEIGHTS)})
         (folder / PLAN).write_text(to_json(stored), encoding="utf-8")
 
 

@@ -1,7 +1,8 @@
 """Folders written whole or not at all.
 
-A result is written into a fresh folder beside its target, flushed to the disk, and renamed in. An older one
-is renamed aside first and removed last, so that a kill at any moment leaves one whole folder.
+A result is written into a draft beside its target, sealed with the checksums of its files, flushed to the
+disk, and put in place. An older one of ours changes places with it and is removed last. What a kill leaves at
+any moment is whole under the target's name, after the next run to it at the latest.
 """
 
 from __future__ import annotations
@@ -9,30 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from structprune.checkpoint.drafts import Draft, discard, draft, sweep
+from structprune.checkpoint.sealing import foreign, seal
+from structprune.checkpoint.swapping import put_in_place, repair
 from structprune.errors import OutputError
-from structprune.sources.plan_file import PLAN
-
-OUR_FILES = frozenset(
-    {
-        "model.safetensors",
-        PLAN,
-        "model.onnx",
-        "model.onnx.data",
-        "model.int8.onnx",
-        "report.json",
-        "report.md",
-        "report.html",
-        "pareto.json",
-        "pareto.svg",
-    }
-)
-"""All that structprune writes into a result folder, and all that ``--force`` may remove."""
 
 # What the operating system says when a folder can't be written, as against a mistake of ours.
 REFUSALS = frozenset(
@@ -63,7 +48,8 @@ def staged_folder(target: Path, force: bool = False) -> Iterator[Path]:
         OutputError: the target is taken or can't be written, or the disk is full; nothing is left behind.
 
     Example:
-        >>> with tempfile.TemporaryDirectory() as here:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as here:
         ...     with staged_folder(Path(here) / "result") as folder:
         ...         _ = (folder / "report.md").write_text("done")
         ...     print(os.listdir(here))
@@ -71,28 +57,43 @@ def staged_folder(target: Path, force: bool = False) -> Iterator[Path]:
     """
     check_target(target, force)
     made_parents: list[Path] = []
-    stage: Path | None = None
     try:
         with translated(target):
             made_parents = [parent for parent in target.parents if not parent.exists()]
             target.parent.mkdir(parents=True, exist_ok=True)
-            stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:64]}.new-"))
-            _open_to_readers(stage)
-            yield stage
-            _open_to_readers(stage)
-            _flush(stage)
-            _swap_in(stage, target, force)
+            with draft(target) as made:
+                _open_to_readers(made.folder)
+                yield made.folder
+                seal(made.folder)
+                _name(made, target, force)
     except BaseException:  # Ctrl-C too leaves nothing behind
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
         for parent in made_parents:
             with suppress(OSError):
                 parent.rmdir()
         raise
 
 
+def _name(made: Draft, target: Path, force: bool) -> None:
+    """Give a whole draft its name."""
+    _open_to_readers(made.folder)
+    made.unmark()
+    _flush(made.folder)
+    try:
+        if os.path.lexists(target):
+            _check_replaceable(target, force)  # again: the work took a while
+            put_in_place(made.folder, target)
+        else:
+            made.folder.rename(target)
+    except BaseException:
+        discard(made.folder)
+        raise
+    _fsync(target.parent)
+
+
 def check_target(target: Path, force: bool = False) -> None:
     """Refuse a target that could not be written in the end, before any work is done.
+
+    What a killed run left beside it is repaired or removed first.
 
     Args:
         target: where the result is to be.
@@ -102,6 +103,7 @@ def check_target(target: Path, force: bool = False) -> None:
         OutputError: it exists and may not be replaced, or its place can't be written.
     """
     with translated(target):
+        repair(target)
         if os.path.lexists(target):
             _check_replaceable(target, force)
         _check_writable(target)
@@ -117,20 +119,8 @@ def _check_replaceable(target: Path, force: bool) -> None:
         raise OutputError(f"{target} exists; --force replaces an earlier result, or choose another folder")
     if _is_home_root_or_around_here(target):
         raise OutputError(f"{target} is the current, the home or the root folder and is never replaced")
-    strangers = sorted(entry.name for entry in os.scandir(target) if not _is_ours(entry))
-    if strangers:
-        raise OutputError(
-            f"{target} holds {strangers[0]!r}, which structprune did not write, and is left as it is;"
-            " choose another folder"
-        )
-    if not (target / PLAN).is_file():
-        raise OutputError(
-            f"{target} holds no {PLAN}, so it is no result of structprune; choose another folder"
-        )
-
-
-def _is_ours(entry: os.DirEntry[str]) -> bool:
-    return entry.name in OUR_FILES and entry.is_file(follow_symlinks=False)
+    if (what := foreign(target)) is not None:
+        raise OutputError(f"{target} holds {what} and is left as it is; choose another folder")
 
 
 def _is_home_root_or_around_here(target: Path) -> bool:
@@ -143,8 +133,10 @@ def _check_writable(target: Path) -> None:
     parent = target.parent
     while not os.path.lexists(parent):
         parent = parent.parent
+    sweep(parent / target.name)
     try:
-        os.rmdir(tempfile.mkdtemp(dir=parent, prefix=".structprune-"))  # noqa: PTH106
+        with draft(parent / target.name):
+            pass
     except FileNotFoundError as error:  # what /proc answers
         raise OutputError(f"{target} can't be written: no folder can be made in {parent}") from error
 
@@ -163,26 +155,15 @@ def _open_to_readers(folder: Path) -> None:
 
 def _flush(folder: Path) -> None:
     for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _fsync(path)
 
 
-def _swap_in(stage: Path, target: Path, force: bool) -> None:
-    if not os.path.lexists(target):
-        stage.rename(target)
-        return
-    _check_replaceable(target, force)  # again: the work took a while
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{target.name[:64]}.old-"))
-    target.rename(aside)  # an empty folder is replaced in one step
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        stage.rename(target)
-    except BaseException:
-        aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from structprune import lessons, trainer
 from structprune.checkpoint import check_target, staged_folder, translated
+from structprune.checkpoint.drafts import sweep
 from structprune.cli import inputs
 from structprune.cli.checks import fraction
 from structprune.cli.gathering import Asked, Say, stem
@@ -91,7 +92,7 @@ def _led(course: _Course, say: Say) -> tuple[Report, Path]:
     lesson = _lesson(course, say)
     trainer.check(lesson.session)
     if not asked["resume"]:
-        checkpoint.unlink(missing_ok=True)
+        trainer.remove_checkpoint(checkpoint)
     course.crew.wait()
     tools = toolbox({**asked, "device": course.device})
     try:
@@ -102,7 +103,7 @@ def _led(course: _Course, say: Say) -> tuple[Report, Path]:
         raise
     with staged_folder(folder, asked["force"]) as stage:
         outcome = lessons.deliver(learned, stage, tools, say)
-    checkpoint.unlink(missing_ok=True)
+    trainer.remove_checkpoint(checkpoint)
     return outcome.report, folder
 
 
@@ -147,7 +148,12 @@ def _folder_name(asked: Asked, method: Method, remove: float) -> str:
 
 
 def _check_checkpoint(checkpoint: Path, asked: Asked) -> None:
-    if checkpoint.exists() and not asked["resume"] and not asked["force"]:
+    """Refuse a checkpoint that would be lost, and a file of its name that is none."""
+    sweep(checkpoint)
+    if asked["resume"] and checkpoint.is_file():
+        return  # what is in it is held against the training once that is known
+    trainer.check_replaceable(checkpoint)
+    if checkpoint.exists() and not asked["force"]:
         raise UsageError(
             f"{checkpoint.name} is of a training that was not finished; --resume goes on, --force starts anew"
         )

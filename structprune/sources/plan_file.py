@@ -50,6 +50,19 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
+class FileEntry:
+    """A file of the result folder as it was written.
+
+    Attributes:
+        size: in bytes.
+        sha256: checksum of its bytes, in hexadecimal digits.
+    """
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class PlanFile:
     """Everything that ``plan.json`` says.
 
@@ -67,6 +80,7 @@ class PlanFile:
         dense_widths: the same, of the network before the cut.
         tensors: name -> what the weights file must hold.
         aliases: name -> name of the tensor that it shares.
+        files: name -> the file beside the plan, or None in plans of versions that did not write it.
     """
 
     architecture: Architecture | None
@@ -82,6 +96,7 @@ class PlanFile:
     dense_widths: Widths
     tensors: Mapping[str, TensorEntry]
     aliases: Mapping[str, str]
+    files: Mapping[str, FileEntry] | None = None
 
 
 def to_json(plan: PlanFile) -> str:
@@ -98,6 +113,8 @@ def to_json(plan: PlanFile) -> str:
         "tensors": {name: [entry.dtype, entry.shape, entry.crc32] for name, entry in plan.tensors.items()},
         "aliases": plan.aliases,
     }
+    if plan.files is not None:
+        fields["files"] = {name: [entry.size, entry.sha256] for name, entry in plan.files.items()}
     lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in fields.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -130,7 +147,8 @@ def from_fields(raw: Any) -> PlanFile:
     missing = [key for key in PARSERS if key not in raw]
     if missing:
         raise InputError(f"{PLAN} lacks the field {missing[0]!r}")
-    return PlanFile(**{key: parse(raw[key], key) for key, parse in PARSERS.items()})
+    files = _files(raw["files"], "files") if "files" in raw else None
+    return PlanFile(**{key: parse(raw[key], key) for key, parse in PARSERS.items()}, files=files)
 
 
 # One parser a field; each takes a value and where it stands -----------------------------------------------
@@ -239,6 +257,19 @@ def _entry(entry: Any, where: str) -> TensorEntry:
 
 def _aliases(value: Any, where: str) -> dict[str, str]:
     return {name: _text(target, f"{where}.{name}") for name, target in _table(value, where).items()}
+
+
+def _files(value: Any, where: str) -> dict[str, FileEntry]:
+    return {name: _file(entry, f"file {name}") for name, entry in _table(value, where).items()}
+
+
+def _file(entry: Any, where: str) -> FileEntry:
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise _wrong(where, entry, "[size, sha256]")
+    size, sha256 = entry
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise _wrong(where, size, "a size in bytes")
+    return FileEntry(size, _text(sha256, where))
 
 
 PARSERS: Mapping[str, Callable[[Any, str], Any]] = {

@@ -17,12 +17,14 @@ from structprune import schedules
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.layers import BatchNorm
-from structprune.masks import Masks, folded, masked
+from structprune.masks import folded, masked
 from structprune.methods import Method
 from structprune.proofs import require
 from structprune.report import Detection, Epoch, Event, Proof
 from structprune.trainer import state as files
 from structprune.trainer.cutting import Cutter, cutter
+from structprune.trainer.resuming import load_optimiser, resumed
+from structprune.trainer.sealed_file import check_replaceable
 from structprune.trainer.session import Session, check
 from structprune.trainer.state import State
 from structprune.training import evaluate
@@ -85,41 +87,32 @@ def train(session: Session, resume: bool = False, say: Say = lambda _: None) -> 
 
     Raises:
         UsageError: the session makes no sense, or the checkpoint is of another training.
+        OutputError: the checkpoint's place is taken by a file that is none of ours.
         TargetUnreachableError: the target can't be met.
-        ProofFailedError: a cut is not what was meant.
-        InputError: the checkpoint can't be read, or the loss is not finite.
+        ProofFailedError: a cut is not what was meant, now or in the checkpoint.
+        InputError: the checkpoint can't be read or is damaged, or the loss is not finite.
     """
     check(session)
+    # First, since a network may remember that it was run.
+    fingerprint = {} if session.checkpoint is None else session.fingerprint()
     chosen = cutter(session)
     chosen.check()
-    run = _Run(session, session.fingerprint(), chosen, say, time.perf_counter())
-    state = _restored(run) if resume else None
-    if state is None:
-        state = State(_laid_out(copy.deepcopy(session.model).to(session.device), session))
+    run = _Run(session, fingerprint, chosen, say, time.perf_counter())
+    state = _begun(run, resume)
     _carry_out(run, state)
     state.seconds += time.perf_counter() - run.started
     return _trained(run, state)
 
 
-def _restored(run: _Run) -> State | None:
+def _begun(run: _Run, resume: bool) -> State:
     session = run.session
-    if session.checkpoint is None or not session.checkpoint.is_file():
-        return None
-    document = files.read(session.checkpoint, run.fingerprint)
-    plan = files.plan_of(document)
-    form = masked(run.cutter.rebuilt(plan), _open_masks(session.model, document["masked"]))
-    state = files.restored(document, _laid_out(form.to(session.device), session), plan)
+    state = resumed(session, run.cutter, run.fingerprint) if resume else None
+    if session.checkpoint is not None and not session.crew.rank:
+        check_replaceable(session.checkpoint)
+    if state is None:
+        return State(session.laid_out(copy.deepcopy(session.model).to(session.device)))
     run.say(f"going on after epoch {state.epochs}")
     return state
-
-
-def _open_masks(dense: nn.Module, names: list[str]) -> Masks:
-    """Masks that are still to be loaded."""
-    return {name: torch.ones_like(dense.get_parameter(name), dtype=torch.bool) for name in names}
-
-
-def _laid_out(model: nn.Module, session: Session) -> nn.Module:
-    return model.to(memory_format=torch.channels_last) if session.channels_last else model
 
 
 def _carry_out(run: _Run, state: State) -> None:
@@ -146,7 +139,7 @@ def _train(run: _Run, state: State, step: schedules.Train) -> bool | None:
     constant = step.rate == "constant"
     chosen = optimiser(state.model, session.recipe, _names(state.model, step.only))
     if state.optimiser is not None and (constant or state.within):
-        chosen.load_state_dict(state.optimiser)
+        load_optimiser(chosen, state.optimiser, session.checkpoint)
     while state.within < step.epochs:
         _epoch(run, state, step, chosen)
         if detector is not None and state.watched is not None:
@@ -211,7 +204,7 @@ def _cut(run: _Run, state: State, step: schedules.Cut) -> None:
     # Whatever trains, scores are taken in float32, in evaluation mode.
     cut = run.cutter.cut(state, step.remove)
     require([cut.proof])
-    state.model, state.plan = _laid_out(cut.model.to(run.session.device), run.session).eval(), cut.plan
+    state.model, state.plan = run.session.laid_out(cut.model.to(run.session.device)).eval(), cut.plan
     state.optimiser = None  # its moments are those of weights that are gone
     state.cuts += 1
     state.proofs.append(cut.proof)
@@ -229,7 +222,7 @@ def _rewind(run: _Run, state: State, step: schedules.Rewind) -> None:
     dense = copy.deepcopy(run.session.model)
     dense.load_state_dict(state.point)
     model = masked(run.cutter.rebuilt(state.plan, dense), state.masks)
-    state.model = _laid_out(model.to(run.session.device), run.session)
+    state.model = run.session.laid_out(model.to(run.session.device))
     state.optimiser = None
     state.events.append(Event(state.epochs, "rewound", state.events[-1].removed))
 

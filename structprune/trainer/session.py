@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from structprune.methods import Method
 from structprune.samples import Samples
 from structprune.scores import MINI_BATCH
 from structprune.tasks import Batches
+from structprune.trainer.identity import fingerprint
 from structprune.training import Recipe
 
 Precision = Literal["float32", "bfloat16"]
@@ -130,44 +130,16 @@ class Session:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must be the same for a training to go on where another one stopped."""
-        return {
-            "method": self.name,
-            "seed": self.seed,
-            "network": _shapes(self.model),
-            "sparsity": self.remove,
-            "epochs": self.epochs,
-            "recipe": repr(self.recipe),
-            "images": f"{len(self.train.images)} of {self.train.images.name}",
-            "initial weights and normalised images (their checksum)": self._checksum(),
-            "samples": self.samples.how,
-            "draws": self.draws,
-            "processes": self.crew.size,
-            "steps": self.steps,
-            "floor": self.floor,
-            "align": self.align,
-            "latest": self.latest,
-            "published": [self.published_length, self.published_detector],
-            "precision": [self.precision, self.channels_last],
-        }
+        return fingerprint(self)
 
-    def _checksum(self) -> int:
-        """Tell initial weights, labels and what becomes of images apart from others."""
-        tensors = [*self.model.state_dict().values(), torch.from_numpy(self.train.images.labels)]
-        tensors += [x for batch in self.samples.batches for x in batch.inputs]
-        total = 0
-        for x in tensors:
-            total = zlib.crc32(x.detach().cpu().contiguous().numpy().tobytes(), total)
-        return total
+    def laid_out(self, model: nn.Module) -> nn.Module:
+        """Return a network in the memory format that it is trained in."""
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def longest(self) -> tuple[int, int]:
         """Return the epochs of the whole program, and of those that a detector watches, if it never fires."""
         trains = [step for step in _steps_of(self) if isinstance(step, schedules.Train)]
         return sum(s.epochs for s in trains), sum(s.epochs for s in trains if s.watch)
-
-
-def _shapes(model: nn.Module) -> str:
-    sizes = [p.numel() for p in model.parameters()]
-    return f"{type(model).__name__}, {len(sizes)} tensors, {sum(sizes)} parameters"
 
 
 FRACTIONS: Mapping[str, Callable[[int], Callable[[float], Iterator[float]]]] = {

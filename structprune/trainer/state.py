@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from structprune.budget import Budget, Plan
-from structprune.errors import InputError, OutputError, UsageError
+from structprune.errors import InputError, UsageError
 from structprune.masks import Masks, masks_of
 from structprune.report import Epoch, Event, Proof
+from structprune.trainer import sealed_file
+from structprune.trainer.document import ROWS, check_fields, check_proofs
+from structprune.trainer.identity import difference
 
-SCHEMA = 1
 StateDict = dict[str, Any]
+
+AS_THEY_ARE = ("point", "optimiser", "answers", "within", "watched", "series", "cuts", "best", "seconds")
+"""Fields of a state that a checkpoint takes as they are."""
 
 
 @dataclass
@@ -72,68 +74,76 @@ def save(state: State, fingerprint: Mapping[str, Any], path: Path) -> None:
     """Write where a training stands, so that a kill at any moment leaves the old or the new file whole.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: it can't be written, or a file of that name is none of ours.
     """
     document = {
-        "schema": SCHEMA,
+        "schema": sealed_file.SCHEMA,
         "fingerprint": dict(fingerprint),
         "model": state.model.state_dict(),
         "masked": sorted(state.masks),
         "plan": None if state.plan is None else _plan(state.plan),
-        **{key: getattr(state, key) for key in ("point", "optimiser", "answers", "within", "watched")},
-        **{key: getattr(state, key) for key in ("series", "cuts", "best", "seconds")},
-        **{key: [asdict(row) for row in getattr(state, key)] for key in ("log", "events", "proofs")},
+        **{key: getattr(state, key) for key in AS_THEY_ARE},
+        **{key: [asdict(row) for row in getattr(state, key)] for key in ROWS},
     }
-    draft = path.with_suffix(".draft")
-    try:
-        with draft.open("wb") as file:
-            torch.save(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except (OSError, RuntimeError) as error:
-        draft.unlink(missing_ok=True)
-        raise OutputError(f"the checkpoint {path.name} can't be written: {error}") from error
+    sealed_file.write(path, document)
 
 
 def read(path: Path, fingerprint: Mapping[str, Any]) -> StateDict:
-    """Read a checkpoint's document; nothing in it is executed.
+    """Read a checkpoint's document and check every field of it; nothing in it is executed.
+
+    Args:
+        path: of the file.
+        fingerprint: of the training that is to go on.
 
     Raises:
-        InputError: it is no checkpoint.
+        InputError: it is no checkpoint, or damaged.
         UsageError: it is one of another training.
+        ProofFailedError: a proof in it failed.
     """
-    try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path.name} is no checkpoint of a training: {reason}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InputError(f"{path.name} is no checkpoint of a training by this version")
-    saved = document["fingerprint"]
-    differing = [key for key, value in fingerprint.items() if saved.get(key) != value]
-    if differing:
-        key = differing[0]
+    document = sealed_file.read(path)
+    check_proofs(document, path.name)
+    check_fields(document, path.name)
+    if (differing := difference(document["fingerprint"], fingerprint)) is not None:
+        what, before, now = differing
         raise UsageError(
-            f"{path.name} is of another training: its {key} was {saved.get(key)}, now {fingerprint[key]}; "
-            "give the options of that training, or another output"
+            f"{path.name} is of another training: its {what} was {before}, now {now}; "
+            "give the options, the network and the data of that training, or another output"
         )
     return document
 
 
-def restored(document: StateDict, model: nn.Module, plan: Plan | None) -> State:
+def restored(document: StateDict, model: nn.Module, plan: Plan | None, path: Path) -> State:
     """Return the state that a document holds.
 
     Args:
         document: from :func:`read`.
         model: a network of the form that was saved: shrunk or masked.
         plan: what it keeps of the dense groups.
+        path: of the file, for the message.
+
+    Raises:
+        InputError: the document's weights are not those of the network.
     """
+    check_state_dict(document["model"], model, f"{path.name} is damaged: its model")
     model.load_state_dict(document["model"])
-    rows = {"log": Epoch, "events": Event, "proofs": Proof}
-    lists: dict[str, Any] = {key: [kind(**row) for row in document[key]] for key, kind in rows.items()}
-    same = ("point", "optimiser", "answers", "within", "watched", "series", "cuts", "best", "seconds")
-    return State(model=model, plan=plan, **{key: document[key] for key in same}, **lists)
+    lists: dict[str, Any] = {key: [kind(**row) for row in document[key]] for key, kind in ROWS.items()}
+    return State(model=model, plan=plan, **{key: document[key] for key in AS_THEY_ARE}, **lists)
+
+
+def check_state_dict(stored: Mapping[str, Any], model: nn.Module, what: str) -> None:
+    """Refuse tensors that are not, name by name, of the shapes and types of a network's.
+
+    Raises:
+        InputError: beginning with ``what``.
+    """
+    expected = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    stored = {name: x for name, x in stored.items() if isinstance(x, Tensor)}
+    if names := sorted(expected.keys() ^ stored.keys()):
+        raise InputError(f"{what} {'lacks' if names[0] in expected else 'has a strange'} {names[0]}")
+    for name, x in expected.items():
+        if (stored[name].shape, stored[name].dtype) != (x.shape, x.dtype):
+            found = f"{stored[name].dtype} {list(stored[name].shape)}"
+            raise InputError(f"{what} has {name} as {found}, expected {x.dtype} {list(x.shape)}")
 
 
 def _plan(plan: Plan) -> StateDict:

@@ -1,0 +1,11 @@
+"""Result folders without a network in them."""
+
+from __future__ import annotations
+
+from structprune.sources.plan_file import PlanFile, to_json
+
+
+def small_plan(name: str) -> str:
+    """The plan of a network without layers."""
+    nothing: dict[str, dict[str, int]] = {}
+    return to_json(PlanFile(None, name, (3, 8, 8), 0.5, "nodes", 0.0, 1, 0.5, {}, nothing, nothing, {}, {}))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from exporters.data_reads import Reads, data_reads
 from exporters.networks import evaluating, input_names, of_batch, run_outputs
 from exporters.providers import first_line
 from exporters.quiet import quiet
@@ -38,6 +39,9 @@ class OnnxExport:
         fallback: why the exporters tried before were given up, or None.
         input_names: in the order of the network's arguments.
         output_names: in the order of the network's outputs, nested ones flattened.
+        fixed: what Python read of the inputs' values in a network that was traced, such as ``__bool__``: the
+            file goes the way that the example went, whatever its own inputs are.
+        whole: whether a trace saw Python read neither a value nor a shape, so that there is one way only.
     """
 
     path: Path
@@ -46,6 +50,8 @@ class OnnxExport:
     fallback: str | None
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,21 @@ class _Job:
     outputs: tuple[str, ...]
     opset: int | None
     external: bool
+    reads: Reads
 
 
 class _ExportError(Exception):
     """One exporter gave up; the next may cope."""
+
+
+_Export = Callable[[_Job, Path], tuple[str, ...]]
+"""Writes a draft, and returns its doubts about it."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    opset: int
+    doubts: tuple[str, ...]
 
 
 def to_onnx(
@@ -88,22 +105,39 @@ def to_onnx(
     """
     # An exporter that sees a batch of 1 takes the 1 for a constant.
     inputs = of_batch(example, max([2, *(len(x) for x in example if x.dim())]))
-    job = _Job(model, inputs, _output_names(model, inputs), opset, _weight_bytes(model) > ONE_FILE)
+    outputs, reads = _outputs(model, inputs)
+    job = _Job(model, inputs, outputs, opset, _weight_bytes(model) > ONE_FILE, reads)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            used, written, fallback = _first_that_works(job, draft, exporter)
+            used, written, given_up = _first_that_works(job, draft, exporter)
             _move(draft, path)
     except OSError as error:
         raise OutputError(
             f"the ONNX file {path.name!r} can't be written: {error.strerror or error}"
         ) from error
-    return OnnxExport(path, used, written, fallback, tuple(input_names(len(inputs))), job.outputs)
+    traced = used == "legacy"
+    return OnnxExport(
+        path,
+        used,
+        written.opset,
+        "; ".join(given_up) or None,
+        tuple(input_names(len(inputs))),
+        job.outputs,
+        fixed=tuple(sorted(reads.seen)) if traced and written.doubts else (),
+        whole=traced and not written.doubts,
+    )
 
 
-def _output_names(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
+def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[str, ...], Reads]:
+    """Return the names of what the network puts out, and what it reads of its inputs' values on the way."""
     try:
-        return tuple(run_outputs(model, inputs))
+        try:
+            outputs, reads = data_reads(lambda: run_outputs(model, inputs), inputs)
+        # Some networks do not run while they are watched; then nobody knows what they read.
+        except Exception:
+            outputs, reads = run_outputs(model, inputs), Reads({"what can't be watched"})
+        return tuple(outputs), reads
     except InputError:
         raise
     # A network of the user's own may raise anything.
@@ -118,34 +152,37 @@ def _weight_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _legacy(job: _Job, draft: Path) -> None:
-    """Trace the network. What depends on the data is baked in, with no more than a warning."""
+def _legacy(job: _Job, draft: Path) -> tuple[str, ...]:
+    """Trace the network. What depends on the data is baked in; what tracing warned of is returned."""
     if job.external:
         raise _ExportError("it writes no more than 2 GB")
-    torch.onnx.export(
-        job.model,
-        job.inputs,
-        draft,
-        dynamo=False,
-        verbose=False,
-        opset_version=job.opset,
-        input_names=input_names(len(job.inputs)),
-        output_names=list(job.outputs),
-        dynamic_axes=_dynamic_axes(job),
-    )
-
-
-def _legacy_without_doubt(job: _Job, draft: Path) -> None:
-    """Trace the network, and give up where tracing warned that it baked something in."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", TracerWarning)
-        _legacy(job, draft)
-    doubts = [str(warning.message) for warning in seen if issubclass(warning.category, TracerWarning)]
+        torch.onnx.export(
+            job.model,
+            job.inputs,
+            draft,
+            dynamo=False,
+            verbose=False,
+            opset_version=job.opset,
+            input_names=input_names(len(job.inputs)),
+            output_names=list(job.outputs),
+            dynamic_axes=_dynamic_axes(job),
+        )
+    warned = [str(warning.message) for warning in seen if issubclass(warning.category, TracerWarning)]
+    silent = [f"{name} compares values of the inputs" for name in sorted(job.reads.silent)]
+    return tuple(doubt.partition(". ")[0] for doubt in (*warned, *silent))
+
+
+def _legacy_without_doubt(job: _Job, draft: Path) -> tuple[str, ...]:
+    """Trace the network, and give up where tracing warned that it baked something in."""
+    doubts = _legacy(job, draft)
     if doubts:
-        raise _ExportError(doubts[0].partition(". ")[0])
+        raise _ExportError(doubts[0])
+    return doubts
 
 
-def _dynamo(job: _Job, draft: Path) -> None:
+def _dynamo(job: _Job, draft: Path) -> tuple[str, ...]:
     batch = torch.export.Dim(BATCH)
     torch.onnx.export(
         job.model,
@@ -159,6 +196,7 @@ def _dynamo(job: _Job, draft: Path) -> None:
         dynamic_shapes=tuple({0: batch} if x.dim() else None for x in job.inputs),
         external_data=job.external,
     )
+    return ()
 
 
 def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
@@ -169,35 +207,36 @@ def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
 # Tracing comes first: 0.5-2.5 s where dynamo takes 3-11 s (resnet18, mobilenet_v2, efficientnet_b0,
 # densenet121), and ONNX Runtime computes the same of both. Its vice is to bake in what depends on the data. A
 # warning of that kind hands over to dynamo, which reads control flow or refuses. Many are harmless, such as
-# assertions on shapes; where dynamo can't, the trace is taken after all, and check_onnx decides.
-_ATTEMPTS: Mapping[Exporter, tuple[tuple[str, Callable[[_Job, Path], None]], ...]] = {
+# assertions on shapes; where dynamo can't, the trace is taken after all, and check_onnx decides, unless values
+# of the inputs were read: then no comparison of a few inputs is a proof.
+_ATTEMPTS: Mapping[Exporter, tuple[tuple[str, _Export], ...]] = {
     "auto": (("legacy", _legacy_without_doubt), ("dynamo", _dynamo), ("legacy", _legacy)),
     "dynamo": (("dynamo", _dynamo),),
     "legacy": (("legacy", _legacy),),
 }
 
 
-def _first_that_works(job: _Job, draft: Path, exporter: Exporter) -> tuple[str, int, str | None]:
-    """Return the exporter that wrote the draft, the draft's opset, and why those before it were given up."""
+def _first_that_works(job: _Job, draft: Path, exporter: Exporter) -> tuple[str, _Written, list[str]]:
+    """Return the exporter that wrote the draft, what it wrote, and why those before it were given up."""
     given_up: list[str] = []
     for name, export in _ATTEMPTS[exporter]:
         try:
-            opset = _attempt(job, draft, export)
+            written = _attempt(job, draft, export)
         except _ExportError as error:
             given_up.append(f"{name}: {error}")
             continue
-        return name, opset, "; ".join(given_up) or None
+        return name, written, given_up
     raise InputError(
         f"the network can't be exported to ONNX ({'; '.join(given_up)}); try another opset or exporter"
     )
 
 
-def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> int:
+def _attempt(job: _Job, draft: Path, export: _Export) -> _Written:
     for leftover in draft.parent.iterdir():
         leftover.unlink()
     try:
         with quiet(), evaluating(job.model):
-            export(job, draft)
+            doubts = export(job, draft)
         written = _tidy(draft, job)
     except (_ExportError, OSError):
         raise
@@ -207,7 +246,7 @@ def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> in
     if job.opset not in (None, written):
         # dynamo writes its own opset where it can't translate it.
         raise _ExportError(f"it wrote opset {written} where {job.opset} was asked for")
-    return written
+    return _Written(written, doubts)
 
 
 def _plain(error: Exception) -> str:

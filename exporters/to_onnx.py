@@ -250,8 +250,8 @@ def _attempt(job: _Job, draft: Path, export: _Export) -> _Written:
 
 
 def _plain(error: Exception) -> str:
-    # dynamo colours its messages for a terminal.
-    return first_line(error).replace("\x1b[96m", "").replace("\x1b[0m", "")
+    # dynamo says in which of its steps it failed, colours that for a terminal, and keeps the reason behind it.
+    return first_line(error.__cause__ or error).replace("\x1b[96m", "").replace("\x1b[0m", "")
 
 
 def _tidy(draft: Path, job: _Job) -> int:

@@ -66,8 +66,8 @@ def check_onnx(
 
     With b the module's output, a the file's, and over all N inputs m = max|b| and s the mean over output
     elements of b's standard deviation: passed only if max|a - b| / m < ``rtol``, max|a - b| / s <
-    ``rtol_of_spread`` and s / m > 1e-3, everything finite, for every output and setting. The worst figures are
-    reported. The settings are the batch sizes; a batch of 33, the inputs over and over; two inputs at each of
+    ``rtol_of_spread`` and s / m > 1e-3, everything finite, for every output and setting. The worst figures
+    are reported. The settings are the batch sizes; a batch of 33, the inputs over and over; two inputs at each of
     the scales; two inputs of twice and of half the size along what the file calls dynamic. In the latter two m
     and s are those of their own outputs where these are larger. A setting that the module itself can't run
     in, or in which it puts out what is not finite, is left out, and named.

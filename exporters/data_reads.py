@@ -1,4 +1,4 @@
-"""Whether a forward pass lets Python read values that come from its inputs: control flow that a trace fixes."""
+"""Values of its inputs that a forward pass lets Python read: control flow that a trace fixes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ class _Marks(TorchDispatchMode):
 
     def _is_an_operators_own(self) -> bool:
         """Tell whether an operator such as a slice up to a tensor reads; a trace holds it as a whole."""
-        return self.call is not None and not isinstance(self.call, FunctionType) and _name(self.call) not in READING
+        is_operator = self.call is not None and not isinstance(self.call, FunctionType)
+        return is_operator and _name(self.call) not in READING
 
 
 class _Calls(TorchFunctionMode):

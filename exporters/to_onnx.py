@@ -16,6 +16,7 @@ from torch.jit._trace import TracerWarning
 from exporters.data_reads import Reads, data_reads
 from exporters.networks import evaluating, input_names, of_batch, run_outputs
 from exporters.providers import first_line
+from exporters.onnx_traces import strip_traces
 from exporters.quiet import quiet
 from structprune.errors import InputError, OutputError
 
@@ -272,28 +273,6 @@ def _require_dynamic_batch(proto: Any, job: _Job) -> None:
     for entry in proto.graph.input:
         if entry.name in batched and not entry.type.tensor_type.shape.dim[0].dim_param:
             raise _ExportError(f"it fixed the batch dimension of {entry.name!r}")
-
-
-_TRACES = ("metadata_props", "doc_string")
-_PARTS = ("graph", "node", "functions", "attribute", "g", "graphs", "input", "output", "value_info")
-"""Fields of ONNX messages that hold messages with traces; weights are none of them and are not walked."""
-
-
-def strip_traces(message: Any) -> bool:
-    """Remove doc strings and metadata throughout; return whether there were any.
-
-    dynamo puts a stack trace on every node, with the folders of the machine that exported.
-    """
-    found = False
-    for field, value in message.ListFields():
-        if field.name in _TRACES:
-            message.ClearField(field.name)
-            found = True
-        elif field.name in _PARTS:
-            # A function's inputs are names and no messages.
-            for part in [value] if hasattr(value, "ListFields") else value:
-                found |= hasattr(part, "ListFields") and strip_traces(part)
-    return found
 
 
 def _move(draft: Path, path: Path) -> None:

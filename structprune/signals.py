@@ -1,4 +1,4 @@
-"""What ends a run from outside: Ctrl-C, and the signals by which a system asks for an end. Each ends it once."""
+"""What ends a run from outside, and only once: Ctrl-C, and the signals by which a system asks for an end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _last: Interrupted | Stopped | None = None
 
 
 def listen() -> None:
-    """Let a signal end the process as an error does, so that what is half written is cleaned up on the way out.
+    """Let a signal end the process as an error does, so that what is half written is cleaned up.
 
     While that goes on, further signals are ignored. A signal that was lost, because somebody's code catches
     everything, lets the next one through.

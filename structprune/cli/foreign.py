@@ -18,7 +18,7 @@ OF_PYTHON = ("<frozen _sitebuiltins>", "_sitebuiltins.py", Path(__file__).name)
 
 @contextmanager
 def exits_caught() -> Iterator[None]:
-    """Let ``os._exit`` in this process raise ``SystemExit``, since nothing could be cleaned up or said after it.
+    """Let ``os._exit`` in this process raise ``SystemExit``: nothing could be cleaned up or said after it.
 
     In a copy of this process, as ``multiprocessing`` makes them, it ends the copy as ever.
     """

@@ -60,7 +60,7 @@ def console(stderr: bool = False) -> Console:
             if stderr:  # what happens next interests nobody, and the work goes on
                 self.quiet = True
             else:
-                raise  # noqa: PLE0704  the error that is being handled
+                raise  # the error that is being handled
 
     stream = sys.stderr if stderr else streams.results()
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_PIPE
@@ -68,7 +68,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def guarded(verb: Callable[P, R]) -> Callable[P, R]:
-    """Turn whatever ends a verb into one sentence and an exit code; ``debug=True`` lets tracebacks through."""
+    """Turn what ends a verb into one sentence and an exit code; ``debug=True`` lets tracebacks through."""
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

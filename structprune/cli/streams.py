@@ -1,4 +1,4 @@
-"""Standard output, kept for results: what a network's code, its children and C libraries print goes to stderr."""
+"""Standard output, kept for results: what else is printed, by whomever, goes to standard error."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _apart(output: TextIO) -> TextIO:
     output.flush()
     descriptor = os.dup(OUTPUT)
     os.dup2(ERRORS, OUTPUT)
-    return open(  # noqa: SIM115, PTH123  closed when the verb has ended
+    return open(  # noqa: PTH123  closed when the verb has ended
         descriptor, "w", encoding=output.encoding, errors=output.errors, buffering=-1
     )
 
@@ -115,7 +115,7 @@ def fill_in() -> None:
             os.set_inheritable(descriptor, True)
     for name, descriptor in (("stdout", OUTPUT), ("stderr", ERRORS)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115, PTH123
+            setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def let_go() -> None:

@@ -58,6 +58,7 @@ def check_onnx(
     *,
     batches: Sequence[int] = (1, 2, 7),
     scales: Sequence[float] = SCALES,
+    large: int = LARGE_BATCH,
     whole: bool = False,
     rtol: float = 1e-4,
     rtol_of_spread: float = 1e-2,
@@ -67,10 +68,10 @@ def check_onnx(
     With b the module's output, a the file's, and over all N inputs m = max|b| and s the mean over output
     elements of b's standard deviation: passed only if max|a - b| / m < ``rtol``, max|a - b| / s <
     ``rtol_of_spread`` and s / m > 1e-3, everything finite, for every output and setting. The worst figures
-    are reported. The settings are the batch sizes; a batch of 33, the inputs over and over; two inputs at each of
-    the scales; two inputs of twice and of half the size along what the file calls dynamic. In the latter two m
-    and s are those of their own outputs where these are larger. A setting that the module itself can't run
-    in, or in which it puts out what is not finite, is left out, and named.
+    are reported. The settings are the batch sizes; a larger batch; two inputs at each of the scales; two
+    inputs of twice and of half the size along what the file calls dynamic. Where the inputs are others, m and
+    s are those of their own outputs if these are larger. A setting that the module itself can't run in, or
+    in which it puts out what is not finite, is left out, and named.
 
     Args:
         model: the module, on the CPU.
@@ -78,7 +79,8 @@ def check_onnx(
         inputs: N >= max(batches) inputs, each tensor of shape [N, ...]; they should differ from one another.
         batches: sizes n; the first n inputs are run at each.
         scales: factors on inputs with a fraction; whole numbers stay.
-        whole: whether the file is known to hold all of the module's ways. Then the batch of 33 is left out
+        large: a larger batch, the inputs over and over; 33 or more.
+        whole: whether nothing tells of several ways through the module. Then the larger batch is left out
             from 40 GFLOP on, else from 2 TFLOP on.
         rtol: bound relative to the largest output.
         rtol_of_spread: bound relative to the outputs' spread.
@@ -95,12 +97,12 @@ def check_onnx(
         raise InputError(f"checking batches of {tuple(batches)} takes {max(batches)} inputs; got {count}")
     session = open_session(path)
     everything, flops = _outputs_and_cost(model, inputs)
-    large = LARGE_BATCH * flops / count
-    affordable = large <= (AFFORDABLE if whole else AT_MOST)
-    missed = [] if affordable else [f"a batch of {LARGE_BATCH} ({large / 1e9:.0f} GFLOP)"]
+    cost = large * flops / count
+    affordable = cost <= (AFFORDABLE if whole else AT_MOST)
+    missed = [] if affordable else [f"{BATCH}{large} ({cost / 1e9:.0f} GFLOP)"]
     sizes = {name: _size(b) for name, b in everything.items()}
     gaps: list[_Gap] = []
-    for setting in settings(inputs, session, batches, affordable, scales):
+    for setting in settings(inputs, session, batches, large if affordable else None, scales):
         expected = _expected(model, setting)
         if isinstance(expected, str):
             missed.append(f"{setting.name} ({expected})")

@@ -77,11 +77,11 @@ def data_reads(run: Callable[[], T], inputs: tuple[Tensor, ...]) -> tuple[T, Rea
     return output, reads
 
 
-class _Marks(TorchDispatchMode):
+class _Marks(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Marks the storages of all that is computed from the inputs."""
 
     def __init__(self, inputs: tuple[Tensor, ...], reads: Reads) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.reads = reads
         self.call: Any = None
         # Weak references keep an address from being used again, and no memory.
@@ -92,7 +92,7 @@ class _Marks(TorchDispatchMode):
     @staticmethod
     def _mark(marks: dict[int, StorageWeakRef], tensors: object) -> None:
         for storage in _storages(tensors):
-            marks[storage._cdata] = StorageWeakRef(storage)
+            marks[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def is_marked(marks: dict[int, StorageWeakRef], tensors: object) -> bool:

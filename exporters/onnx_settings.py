@@ -20,6 +20,9 @@ LARGE_BATCH = 33
 BATCH = "a batch of "
 """How the names of batches begin."""
 
+LARGEST_BATCH = 4096
+"""The bound of a larger one is the exporter's and not the network's."""
+
 FEW = 2
 """Inputs in a setting that differs in more than the batch size."""
 
@@ -41,7 +44,11 @@ class Setting:
 
 
 def settings(
-    inputs: tuple[Tensor, ...], session: Session, batches: Sequence[int], large: bool, scales: Sequence[float]
+    inputs: tuple[Tensor, ...],
+    session: Session,
+    batches: Sequence[int],
+    large: int | None,
+    scales: Sequence[float],
 ) -> Iterator[Setting]:
     """Yield all settings.
 
@@ -49,13 +56,13 @@ def settings(
         inputs: N inputs, each tensor of shape [N, ...].
         session: of the file, whose dynamic dimensions get another size.
         batches: sizes n; the first n inputs each.
-        large: whether a batch of 33 is among them, the inputs over and over.
+        large: a batch size for which the inputs come over and over, or None.
         scales: factors on inputs with a fraction; whole numbers stay.
     """
     for n in batches:
         yield Setting(f"{BATCH}{n}", first(inputs, n), usual=True)
     if large:
-        yield Setting(f"{BATCH}{LARGE_BATCH}", of_batch(inputs, LARGE_BATCH))
+        yield Setting(f"{BATCH}{large}", of_batch(inputs, large))
     few = first(inputs, FEW)
     for factor in scales if any(x.is_floating_point() for x in few) else ():
         scaled = tuple(x * factor if x.is_floating_point() else x for x in few)
@@ -65,6 +72,16 @@ def settings(
         resized = tuple(_resized(x, along, factor) for x, along in zip(few, dims, strict=True))
         if [x.shape for x in resized] != [x.shape for x in few]:
             yield Setting(f"{name}, {', '.join(str(tuple(x.shape[1:])) for x in resized)}", resized)
+
+
+def next_batch(most: int | None) -> int:
+    """Return a large batch that goes another way than up to ``most``, as far as an exporter knows.
+
+    Example:
+        >>> next_batch(None), next_batch(16), next_batch(64)
+        (33, 33, 65)
+    """
+    return max(LARGE_BATCH, most + 1) if most is not None and most < LARGEST_BATCH else LARGE_BATCH
 
 
 def first(inputs: tuple[Tensor, ...], n: int) -> tuple[Tensor, ...]:

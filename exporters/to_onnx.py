@@ -15,8 +15,8 @@ from torch.jit._trace import TracerWarning
 
 from exporters.data_reads import Reads, data_reads
 from exporters.networks import evaluating, input_names, of_batch, run_outputs
-from exporters.providers import first_line
 from exporters.onnx_traces import strip_traces
+from exporters.providers import first_line
 from exporters.quiet import quiet
 from structprune.errors import InputError, OutputError
 
@@ -42,7 +42,9 @@ class OnnxExport:
         output_names: in the order of the network's outputs, nested ones flattened.
         fixed: what Python read of the inputs' values in a network that was traced, such as ``__bool__``: the
             file goes the way that the example went, whatever its own inputs are.
-        whole: whether a trace saw Python read neither a value nor a shape, so that there is one way only.
+        whole: whether the exporter saw one way only: Python read neither a value nor a shape of what was
+            traced, or nothing bounds the batch.
+        most: the largest batch that goes the way that the file holds, as far as the exporter knows, or None.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class OnnxExport:
     output_names: tuple[str, ...]
     fixed: tuple[str, ...] = ()
     whole: bool = False
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,27 @@ class _ExportError(Exception):
     """One exporter gave up; the next may cope."""
 
 
-_Export = Callable[[_Job, Path], tuple[str, ...]]
-"""Writes a draft, and returns its doubts about it."""
+@dataclass(frozen=True)
+class _Seen:
+    """What an exporter saw of ways that its file doesn't hold.
+
+    Attributes:
+        doubts: what it warned of.
+        most: the largest batch on the way that it took, or None where it knows of no bound.
+    """
+
+    doubts: tuple[str, ...] = ()
+    most: int | None = None
 
 
 @dataclass(frozen=True)
 class _Written:
     opset: int
-    doubts: tuple[str, ...]
+    seen: _Seen
+
+
+_Export = Callable[[_Job, Path], _Seen]
+"""Writes a draft."""
 
 
 def to_onnx(
@@ -125,8 +141,9 @@ def to_onnx(
         "; ".join(given_up) or None,
         tuple(input_names(len(inputs))),
         job.outputs,
-        fixed=tuple(sorted(reads.seen)) if traced and written.doubts else (),
-        whole=traced and not written.doubts,
+        fixed=tuple(sorted(reads.seen)) if traced and written.seen.doubts else (),
+        whole=not written.seen.doubts and written.seen.most is None,
+        most=written.seen.most,
     )
 
 
@@ -153,8 +170,8 @@ def _weight_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _legacy(job: _Job, draft: Path) -> tuple[str, ...]:
-    """Trace the network. What depends on the data is baked in; what tracing warned of is returned."""
+def _legacy(job: _Job, draft: Path) -> _Seen:
+    """Trace the network. What depends on the data is baked in, with no more than a warning."""
     if job.external:
         raise _ExportError("it writes no more than 2 GB")
     with warnings.catch_warnings(record=True) as seen:
@@ -172,20 +189,21 @@ def _legacy(job: _Job, draft: Path) -> tuple[str, ...]:
         )
     warned = [str(warning.message) for warning in seen if issubclass(warning.category, TracerWarning)]
     silent = [f"{name} compares values of the inputs" for name in sorted(job.reads.silent)]
-    return tuple(doubt.partition(". ")[0] for doubt in (*warned, *silent))
+    return _Seen(tuple(doubt.partition(". ")[0] for doubt in (*warned, *silent)))
 
 
-def _legacy_without_doubt(job: _Job, draft: Path) -> tuple[str, ...]:
+def _legacy_without_doubt(job: _Job, draft: Path) -> _Seen:
     """Trace the network, and give up where tracing warned that it baked something in."""
-    doubts = _legacy(job, draft)
-    if doubts:
-        raise _ExportError(doubts[0])
-    return doubts
+    seen = _legacy(job, draft)
+    if seen.doubts:
+        raise _ExportError(seen.doubts[0])
+    return seen
 
 
-def _dynamo(job: _Job, draft: Path) -> tuple[str, ...]:
+def _dynamo(job: _Job, draft: Path) -> _Seen:
+    """Read the network symbolically. Where its code compares the batch size, one side is taken."""
     batch = torch.export.Dim(BATCH)
-    torch.onnx.export(
+    program = torch.onnx.export(
         job.model,
         job.inputs,
         draft,
@@ -197,7 +215,10 @@ def _dynamo(job: _Job, draft: Path) -> tuple[str, ...]:
         dynamic_shapes=tuple({0: batch} if x.dim() else None for x in job.inputs),
         external_data=job.external,
     )
-    return ()
+    constraints = program.exported_program.range_constraints if program else {}
+    # Sizes are called s0, s77; what comes from values is called u0.
+    sizes = [bounds.upper for symbol, bounds in constraints.items() if str(symbol).startswith("s")]
+    return _Seen(most=min((int(size) for size in sizes if size.is_Integer), default=None))
 
 
 def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
@@ -208,8 +229,8 @@ def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
 # Tracing comes first: 0.5-2.5 s where dynamo takes 3-11 s (resnet18, mobilenet_v2, efficientnet_b0,
 # densenet121), and ONNX Runtime computes the same of both. Its vice is to bake in what depends on the data. A
 # warning of that kind hands over to dynamo, which reads control flow or refuses. Many are harmless, such as
-# assertions on shapes; where dynamo can't, the trace is taken after all, and check_onnx decides, unless values
-# of the inputs were read: then no comparison of a few inputs is a proof.
+# assertions on shapes; where dynamo can't, the trace is taken after all, and check_onnx decides, unless
+# values of the inputs were read: then no comparison of a few inputs is a proof.
 _ATTEMPTS: Mapping[Exporter, tuple[tuple[str, _Export], ...]] = {
     "auto": (("legacy", _legacy_without_doubt), ("dynamo", _dynamo), ("legacy", _legacy)),
     "dynamo": (("dynamo", _dynamo),),
@@ -237,7 +258,7 @@ def _attempt(job: _Job, draft: Path, export: _Export) -> _Written:
         leftover.unlink()
     try:
         with quiet(), evaluating(job.model):
-            doubts = export(job, draft)
+            seen = export(job, draft)
         written = _tidy(draft, job)
     except (_ExportError, OSError):
         raise
@@ -247,11 +268,11 @@ def _attempt(job: _Job, draft: Path, export: _Export) -> _Written:
     if job.opset not in (None, written):
         # dynamo writes its own opset where it can't translate it.
         raise _ExportError(f"it wrote opset {written} where {job.opset} was asked for")
-    return _Written(written, doubts)
+    return _Written(written, seen)
 
 
 def _plain(error: Exception) -> str:
-    # dynamo says in which of its steps it failed, colours that for a terminal, and keeps the reason behind it.
+    # dynamo says in which of its steps it failed, in colours, and keeps the reason behind it.
     return first_line(error.__cause__ or error).replace("\x1b[96m", "").replace("\x1b[0m", "")
 
 

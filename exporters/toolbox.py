@@ -17,7 +17,7 @@ from exporters.flops import count_flops
 from exporters.int8 import quantised
 from exporters.measure import Measured, Setting, measure
 from exporters.memory import resident_sets
-from exporters.onnx_settings import SCALES
+from exporters.onnx_settings import SCALES, next_batch
 from exporters.readings import Readings, against_first
 from exporters.to_int8 import OnnxModule
 from exporters.to_onnx import Exporter, OnnxExport, to_onnx
@@ -70,11 +70,20 @@ class Toolbox:
             inputs: what to compare them on.
             written: what ``export`` said of the file, or None where another wrote it.
         """
-        if written is None or not written.fixed:
-            whole = written is not None and written.whole
-            return check_onnx(model, path, inputs, rtol=self.rtol, whole=whole)
+        if written is None:
+            return check_onnx(model, path, inputs, rtol=self.rtol)
         wanted = self.exporter == "legacy"
-        proof = check_onnx(model, path, inputs, rtol=self.rtol, scales=() if wanted else SCALES)
+        proof = check_onnx(
+            model,
+            path,
+            inputs,
+            scales=() if written.fixed and wanted else SCALES,
+            large=next_batch(written.most),
+            whole=written.whole,
+            rtol=self.rtol,
+        )
+        if not written.fixed:
+            return proof
         reads = f"{', '.join(written.fixed)} on values of the inputs"
         advice = "" if wanted else "; ask for the legacy exporter by name to have it so"
         how = f"{proof.how}; control flow fixed to what the example takes ({reads}){advice}"

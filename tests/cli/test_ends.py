@@ -167,23 +167,15 @@ def test_what_a_network_prints_under_a_caller(cli: Command, networks: Path) -> N
     assert "in a pass" in finished.err.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("verb", "code", "sentence"),
-    [
-        (("score", "structprune:mlp", "--score", "magnitude", "-o", "out.json"), 0, ""),
-        (("methods",), 1, "error: the result can't be printed: standard output is closed\n"),
-    ],
-    ids=["written", "printed"],
-)
-def test_a_closed_output(verb: tuple[str, ...], code: int, sentence: str, here: Path) -> None:
-    script = 'exec "$0" -m structprune "$@" >&-'
-    command = ["sh", "-c", script, sys.executable, *verb]
+def test_a_closed_output_where_the_result_is_written(here: Path) -> None:
+    script = 'exec "$0" -m structprune score structprune:mlp --score magnitude -o out.json >&-'
+    command = ["sh", "-c", script, sys.executable]
     done = subprocess.run(
         command, cwd=here, env=environment(), stderr=subprocess.PIPE, text=True, check=False
     )
-    said = "".join(line for line in done.stderr.splitlines(True) if not line.startswith("- "))
-    assert (done.returncode, said) == (code, sentence)
-    assert (here / "out.json").exists() == (verb[0] == "score")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("- ") for line in done.stderr.splitlines())
+    assert (here / "out.json").is_file()
 
 
 class Refusing(io.StringIO):

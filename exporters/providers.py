@@ -137,17 +137,27 @@ def feeds(session: Session, inputs: Sequence[Tensor]) -> dict[str, npt.NDArray[A
     Raises:
         InputError: the file wants another number of inputs.
     """
-    wanted = [entry.name for entry in session.get_inputs()]
-    ours = input_names(len(inputs))
-    names = ours if set(wanted) <= set(ours) else wanted
-    if len(names) != len(inputs):
-        raise InputError(f"the ONNX file has inputs {wanted}; got {len(inputs)} tensors")
+    names = fed_names(session, len(inputs))
     types = {entry.name: FLOATING.get(entry.type) for entry in session.get_inputs()}
     return {
         name: np.ascontiguousarray(_typed(x.detach().cpu(), types[name]).numpy())
         for name, x in zip(names, inputs, strict=True)
-        if name in wanted
+        if name in types
     }
+
+
+def fed_names(session: Session, count: int) -> list[str]:
+    """Return under which names that many tensors enter a session; it may want fewer of them.
+
+    Raises:
+        InputError: the file wants another number of inputs.
+    """
+    wanted = [entry.name for entry in session.get_inputs()]
+    ours = input_names(count)
+    names = ours if set(wanted) <= set(ours) else wanted
+    if len(names) != count:
+        raise InputError(f"the ONNX file has inputs {wanted}; got {count} tensors")
+    return names
 
 
 def _typed(x: Tensor, dtype: torch.dtype | None) -> Tensor:

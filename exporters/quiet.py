@@ -46,18 +46,18 @@ def _silent_descriptor() -> Iterator[None]:
     except OSError:  # closed: there is nothing to keep silent
         yield
         return
-    _flush()
+    flush()
     try:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), OUTPUT)
         yield
     finally:
-        _flush()
+        flush()
         os.dup2(kept, OUTPUT)
         os.close(kept)
 
 
-def _flush() -> None:
+def flush() -> None:
     """Write out what Python and C hold back, so that it goes where it was meant to."""
     if sys.__stdout__ is not None and not sys.__stdout__.closed:
         sys.__stdout__.flush()

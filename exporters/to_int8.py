@@ -18,10 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from exporters.onnx_traces import strip_traces
 from exporters.providers import Session, feeds, first_line, open_session
 from exporters.quiet import quiet
 from exporters.runtime import load_onnxruntime
-from exporters.to_onnx import strip_traces
 from structprune.errors import InputError
 
 CHUNK = 16

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from exporters.data_reads import Reads, data_reads
 from exporters.networks import Flat, evaluating, flat, input_names, of_batch, run_outputs
+from exporters.onnx_traces import strip_traces
 from exporters.providers import first_line
 from exporters.quiet import quiet
 from structprune.errors import InputError, OutputError
@@ -38,6 +40,11 @@ class OnnxExport:
         fallback: why the exporters tried before were given up, or None.
         input_names: in the order of the network's arguments.
         output_names: in the order of the network's outputs, nested ones flattened.
+        fixed: what Python read of the inputs' values in a network that was traced, such as ``__bool__``: the
+            file goes the way that the example went, whatever its own inputs are.
+        whole: whether the exporter saw one way only: Python read neither a value nor a shape of what was
+            traced, or nothing bounds the batch.
+        most: the largest batch that goes the way that the file holds, as far as the exporter knows, or None.
     """
 
     path: Path
@@ -46,6 +53,9 @@ class OnnxExport:
     fallback: str | None
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
+    whole: bool = False
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,34 @@ class _Job:
     outputs: tuple[str, ...]
     opset: int | None
     external: bool
+    reads: Reads
 
 
 class _ExportError(Exception):
     """One exporter gave up; the next may cope."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What an exporter saw of ways that its file doesn't hold.
+
+    Attributes:
+        doubts: what it warned of.
+        most: the largest batch on the way that it took, or None where it knows of no bound.
+    """
+
+    doubts: tuple[str, ...] = ()
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class _Written:
+    opset: int
+    seen: _Seen
+
+
+_Export = Callable[[_Job, Path], _Seen]
+"""Writes a draft."""
 
 
 def to_onnx(
@@ -88,23 +122,40 @@ def to_onnx(
     """
     # An exporter that sees a batch of 1 takes the 1 for a constant.
     inputs = of_batch(example, max([2, *(len(x) for x in example if x.dim())]))
-    names = _output_names(model, inputs)
-    job = _Job(flat(model, inputs), inputs, names, opset, _weight_bytes(model) > ONE_FILE)
+    outputs, reads = _outputs(model, inputs)
+    job = _Job(flat(model, inputs), inputs, outputs, opset, _weight_bytes(model) > ONE_FILE, reads)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            used, written, fallback = _first_that_works(job, draft, exporter)
+            used, written, given_up = _first_that_works(job, draft, exporter)
             _move(draft, path)
     except OSError as error:
         raise OutputError(
             f"the ONNX file {path.name!r} can't be written: {error.strerror or error}"
         ) from error
-    return OnnxExport(path, used, written, fallback, tuple(input_names(len(inputs))), job.outputs)
+    traced = used == "legacy"
+    return OnnxExport(
+        path,
+        used,
+        written.opset,
+        "; ".join(given_up) or None,
+        tuple(input_names(len(inputs))),
+        job.outputs,
+        fixed=tuple(sorted(reads.seen)) if traced and written.seen.doubts else (),
+        whole=not written.seen.doubts and written.seen.most is None,
+        most=written.seen.most,
+    )
 
 
-def _output_names(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
+def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[str, ...], Reads]:
+    """Return the names of what the network puts out, and what it reads of its inputs' values on the way."""
     try:
-        return tuple(run_outputs(model, inputs))
+        try:
+            outputs, reads = data_reads(lambda: run_outputs(model, inputs), inputs)
+        # Some networks do not run while they are watched; then nobody knows what they read.
+        except Exception:
+            outputs, reads = run_outputs(model, inputs), Reads({"what can't be watched"})
+        return tuple(outputs), reads
     except InputError:
         raise
     # A network of the user's own may raise anything.
@@ -119,37 +170,41 @@ def _weight_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _legacy(job: _Job, draft: Path) -> None:
+def _legacy(job: _Job, draft: Path) -> _Seen:
     """Trace the network. What depends on the data is baked in, with no more than a warning."""
     if job.external:
         raise _ExportError("it writes no more than 2 GB")
-    torch.onnx.export(
-        job.model,
-        job.inputs,
-        draft,
-        dynamo=False,
-        verbose=False,
-        opset_version=job.opset,
-        input_names=input_names(len(job.inputs)),
-        output_names=list(job.outputs),
-        dynamic_axes=_dynamic_axes(job),
-    )
-
-
-def _legacy_without_doubt(job: _Job, draft: Path) -> None:
-    """Trace the network, and give up where tracing warned that it baked something in."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", TracerWarning)
-        _legacy(job, draft)
-    doubts = [str(warning.message) for warning in seen if issubclass(warning.category, TracerWarning)]
-    if doubts:
-        raise _ExportError(doubts[0].partition(". ")[0])
+        torch.onnx.export(
+            job.model,
+            job.inputs,
+            draft,
+            dynamo=False,
+            verbose=False,
+            opset_version=job.opset,
+            input_names=input_names(len(job.inputs)),
+            output_names=list(job.outputs),
+            dynamic_axes=_dynamic_axes(job),
+        )
+    warned = [str(warning.message) for warning in seen if issubclass(warning.category, TracerWarning)]
+    silent = [f"{name} compares values of the inputs" for name in sorted(job.reads.silent)]
+    return _Seen(tuple(doubt.partition(". ")[0] for doubt in (*warned, *silent)))
 
 
-def _dynamo(job: _Job, draft: Path) -> None:
+def _legacy_without_doubt(job: _Job, draft: Path) -> _Seen:
+    """Trace the network, and give up where tracing warned that it baked something in."""
+    seen = _legacy(job, draft)
+    if seen.doubts:
+        raise _ExportError(seen.doubts[0])
+    return seen
+
+
+def _dynamo(job: _Job, draft: Path) -> _Seen:
+    """Read the network symbolically. Where its code compares the batch size, one side is taken."""
     batch = torch.export.Dim(BATCH)
     shapes = tuple({0: batch} if x.dim() else None for x in job.inputs)
-    torch.onnx.export(
+    program = torch.onnx.export(
         job.model,
         job.inputs,
         draft,
@@ -161,6 +216,10 @@ def _dynamo(job: _Job, draft: Path) -> None:
         dynamic_shapes=(shapes,) if isinstance(job.model, Flat) else shapes,  # it takes any number of inputs
         external_data=job.external,
     )
+    constraints = program.exported_program.range_constraints if program else {}
+    # Sizes are called s0, s77; what comes from values is called u0.
+    sizes = [bounds.upper for symbol, bounds in constraints.items() if str(symbol).startswith("s")]
+    return _Seen(most=min((int(size) for size in sizes if size.is_Integer), default=None))
 
 
 def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
@@ -171,35 +230,36 @@ def _dynamic_axes(job: _Job) -> Mapping[str, Mapping[int, str]]:
 # Tracing comes first: 0.5-2.5 s where dynamo takes 3-11 s (resnet18, mobilenet_v2, efficientnet_b0,
 # densenet121), and ONNX Runtime computes the same of both. Its vice is to bake in what depends on the data. A
 # warning of that kind hands over to dynamo, which reads control flow or refuses. Many are harmless, such as
-# assertions on shapes; where dynamo can't, the trace is taken after all, and check_onnx decides.
-_ATTEMPTS: Mapping[Exporter, tuple[tuple[str, Callable[[_Job, Path], None]], ...]] = {
+# assertions on shapes; where dynamo can't, the trace is taken after all, and check_onnx decides, unless
+# values of the inputs were read: then no comparison of a few inputs is a proof.
+_ATTEMPTS: Mapping[Exporter, tuple[tuple[str, _Export], ...]] = {
     "auto": (("legacy", _legacy_without_doubt), ("dynamo", _dynamo), ("legacy", _legacy)),
     "dynamo": (("dynamo", _dynamo),),
     "legacy": (("legacy", _legacy),),
 }
 
 
-def _first_that_works(job: _Job, draft: Path, exporter: Exporter) -> tuple[str, int, str | None]:
-    """Return the exporter that wrote the draft, the draft's opset, and why those before it were given up."""
+def _first_that_works(job: _Job, draft: Path, exporter: Exporter) -> tuple[str, _Written, list[str]]:
+    """Return the exporter that wrote the draft, what it wrote, and why those before it were given up."""
     given_up: list[str] = []
     for name, export in _ATTEMPTS[exporter]:
         try:
-            opset = _attempt(job, draft, export)
+            written = _attempt(job, draft, export)
         except _ExportError as error:
             given_up.append(f"{name}: {error}")
             continue
-        return name, opset, "; ".join(given_up) or None
+        return name, written, given_up
     raise InputError(
         f"the network can't be exported to ONNX ({'; '.join(given_up)}); try another opset or exporter"
     )
 
 
-def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> int:
+def _attempt(job: _Job, draft: Path, export: _Export) -> _Written:
     for leftover in draft.parent.iterdir():
         leftover.unlink()
     try:
         with quiet(), evaluating(job.model):
-            export(job, draft)
+            seen = export(job, draft)
         written = _tidy(draft, job)
     except (_ExportError, OSError):
         raise
@@ -209,12 +269,12 @@ def _attempt(job: _Job, draft: Path, export: Callable[[_Job, Path], None]) -> in
     if job.opset not in (None, written):
         # dynamo writes its own opset where it can't translate it.
         raise _ExportError(f"it wrote opset {written} where {job.opset} was asked for")
-    return written
+    return _Written(written, seen)
 
 
 def _plain(error: Exception) -> str:
-    # dynamo colours its messages for a terminal.
-    return first_line(error).replace("\x1b[96m", "").replace("\x1b[0m", "")
+    # dynamo says in which of its steps it failed, in colours, and keeps the reason behind it.
+    return first_line(error.__cause__ or error).replace("\x1b[96m", "").replace("\x1b[0m", "")
 
 
 def _tidy(draft: Path, job: _Job) -> int:
@@ -235,28 +295,6 @@ def _require_dynamic_batch(proto: Any, job: _Job) -> None:
     for entry in proto.graph.input:
         if entry.name in batched and not entry.type.tensor_type.shape.dim[0].dim_param:
             raise _ExportError(f"it fixed the batch dimension of {entry.name!r}")
-
-
-_TRACES = ("metadata_props", "doc_string")
-_PARTS = ("graph", "node", "functions", "attribute", "g", "graphs", "input", "output", "value_info")
-"""Fields of ONNX messages that hold messages with traces; weights are none of them and are not walked."""
-
-
-def strip_traces(message: Any) -> bool:
-    """Remove doc strings and metadata throughout; return whether there were any.
-
-    dynamo puts a stack trace on every node, with the folders of the machine that exported.
-    """
-    found = False
-    for field, value in message.ListFields():
-        if field.name in _TRACES:
-            message.ClearField(field.name)
-            found = True
-        elif field.name in _PARTS:
-            # A function's inputs are names and no messages.
-            for part in [value] if hasattr(value, "ListFields") else value:
-                found |= hasattr(part, "ListFields") and strip_traces(part)
-    return found
 
 
 def _move(draft: Path, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from exporters.flops import count_flops
 from exporters.int8 import quantised
 from exporters.measure import Measured, Setting, measure
 from exporters.memory import resident_sets
+from exporters.onnx_settings import SCALES, next_batch
 from exporters.readings import Readings, against_first
 from exporters.to_int8 import OnnxModule
 from exporters.to_onnx import Exporter, OnnxExport, to_onnx
@@ -51,9 +52,42 @@ class Toolbox:
         """Write an ONNX file."""
         return to_onnx(model, example, path, opset=self.opset, exporter=self.exporter)
 
-    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> Proof:
-        """Compare a module with its ONNX file."""
-        return check_onnx(model, path, inputs, rtol=self.rtol)
+    def check(
+        self,
+        model: nn.Module,
+        path: Path,
+        inputs: tuple[Tensor, ...],
+        written: OnnxExport | None = None,
+    ) -> Proof:
+        """Compare a module with its ONNX file.
+
+        Control flow that a trace has fixed fails, whatever the comparison says, unless tracing was asked for
+        by name: then the file is compared on the inputs as they are, and the proof says so.
+
+        Args:
+            model: the module.
+            path: its file.
+            inputs: what to compare them on.
+            written: what ``export`` said of the file, or None where another wrote it.
+        """
+        if written is None:
+            return check_onnx(model, path, inputs, rtol=self.rtol)
+        wanted = self.exporter == "legacy"
+        proof = check_onnx(
+            model,
+            path,
+            inputs,
+            scales=() if written.fixed and wanted else SCALES,
+            large=next_batch(written.most),
+            whole=written.whole,
+            rtol=self.rtol,
+        )
+        if not written.fixed:
+            return proof
+        reads = f"{', '.join(written.fixed)} on values of the inputs"
+        advice = "" if wanted else "; ask for the legacy exporter by name to have it so"
+        how = f"{proof.how}; control flow fixed to what the example takes ({reads}){advice}"
+        return replace(proof, passed=proof.passed and wanted, how=how)
 
     def count_flops(self, model: nn.Module, example: tuple[Tensor, ...]) -> int:
         """Count the multiply-adds of one input."""

@@ -135,7 +135,7 @@ def export_proven(
     written = tools.export(on_cpu, inputs, path)
     if written.fallback:
         notes.append(f"ONNX written by the {written.exporter} exporter: {written.fallback}")
-    proof = tools.check(on_cpu, path, inputs)
+    proof = tools.check(on_cpu, path, inputs, written)
     if proof.passed or proof.spread is None or proof.spread > LEAST_SPREAD:
         return proof
     itself = proof.tolerance is not None and proof.error < proof.tolerance
@@ -143,8 +143,7 @@ def export_proven(
     for words, vary in VARIED.items():
         with TemporaryDirectory(prefix="structprune-") as scratch:
             varied, twin = vary(on_cpu, inputs), Path(scratch, path.name)
-            tools.export(varied, inputs, twin)
-            counted = tools.check(varied, twin, inputs)
+            counted = tools.check(varied, twin, inputs, tools.export(varied, inputs, twin))
         counted = replace(counted, how=f"{counted.how}; on a copy with {words}")
         if counted.passed or counted.spread is None or counted.spread > LEAST_SPREAD:
             break

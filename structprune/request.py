@@ -51,8 +51,8 @@ class Tools(Protocol):
     def export(self, model: nn.Module, example: tuple[Tensor, ...], path: Path) -> Any:
         """Write an ONNX file; what comes back tells ``exporter``, ``opset`` and ``fallback``."""
 
-    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> Proof:
-        """Compare a module with its ONNX file."""
+    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...], written: Any = None) -> Proof:
+        """Compare a module with its ONNX file, given what ``export`` told of it."""
 
     def count_flops(self, model: nn.Module, example: tuple[Tensor, ...]) -> int:
         """Count the multiply-adds of one input."""

@@ -35,7 +35,7 @@ class PlayedTools:
         self.exported.append(path)
         return SimpleNamespace(exporter="legacy", opset=17, fallback=self.fallback)
 
-    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> Proof:
+    def check(self, model: nn.Module, path: Path, inputs: tuple[Tensor, ...], written: Any = None) -> Proof:
         assert path.exists()
         self.asked.append("check")
         return self.checked

@@ -79,3 +79,42 @@ def test_where_outputs_collapse_another_network_fails_too(tmp_path: Path, times:
     tools = ExportsAnother(exporter="legacy", times=times)
     proof = export_proven(Collapsing().eval(), tmp_path / "model.onnx", INPUTS, tools, [])
     assert not proof.passed
+
+
+class Bright(TinyResidualConcat):
+    """Another way for inputs that none of the proof's is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x)
+        return out * 2 if x.abs().max() > 1e6 else out
+
+
+FIXED = "control flow fixed to what the example takes"
+
+
+def test_control_flow_that_only_a_trace_took_is_no_proof(tmp_path: Path) -> None:
+    proof = export_proven(Bright().eval(), tmp_path / "model.onnx", INPUTS, Toolbox(), [])
+    assert not proof.passed
+    assert FIXED in proof.how
+    assert proof.error < 1e-5  # no comparison could have told
+
+
+def test_control_flow_may_be_fixed_by_name(tmp_path: Path) -> None:
+    proof = export_proven(Bright().eval(), tmp_path / "model.onnx", INPUTS, LEGACY, [])
+    assert proof.passed
+    assert FIXED in proof.how
+    assert "times" not in proof.how
+
+
+class LargeBatch(TinyResidualConcat):
+    """Another way from a batch size on that only the exporter knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x)
+        return out * 2 if x.shape[0] > 40 else out
+
+
+def test_a_batch_beyond_what_the_exporter_knows_of_is_tried(tmp_path: Path) -> None:
+    proof = export_proven(LargeBatch().eval(), tmp_path / "model.onnx", INPUTS, Toolbox(), [])
+    assert not proof.passed
+    assert proof.how.endswith("a batch of 41")

@@ -17,6 +17,7 @@ ORDER = (
     "_version",
     "errors",
     "files",
+    "signals",
     "calls",
     "limits",
     "search",

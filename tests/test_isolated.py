@@ -271,3 +271,47 @@ def test_its_own_garbage_is_collected(tmp_path: Path, uncollected: None) -> None
 
     assert isolated(work, ROOM, "collecting") == (True, 1)
     assert not gc.isenabled()
+
+
+class Mute(BaseException):
+    """Anybody's, that can't say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class UnsendableError(InputError):
+    """One of ours, by its base, that is not to be had outside of its process."""
+
+    def __reduce__(self) -> str:
+        raise TypeError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (Mute(), "Mute: no message"),
+        (UnsendableError("it can't be sent"), "it can't be sent"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_whatever_ends_the_work_is_a_sentence(
+    error: BaseException, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise error
+
+    with pytest.raises(InputError, match=said):
+        isolated(work, ROOM, "working")
+    assert capfd.readouterr().err == ""
+
+
+def test_signals_are_no_longer_held_back_in_either_process() -> None:
+    def blocked() -> set[int]:
+        return {int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+
+    before = blocked()
+    assert isolated(blocked, ROOM, "looking") - before == set()
+    assert blocked() == before

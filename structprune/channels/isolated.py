@@ -152,7 +152,7 @@ def _started(work: Callable[[], Any], limits: Limits, doing: str) -> tuple[ForkP
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_do, args=(work, limits, doing, ours, theirs))
     try:
-        with _STARTING, _uncollected(), warnings.catch_warnings():
+        with _STARTING, _uncollected(), _unsignalled(), warnings.catch_warnings():
             # Python 3.12 warns of locks that other threads hold; our own part takes none of them.
             warnings.simplefilter("ignore", DeprecationWarning)
             child.start()
@@ -174,6 +174,20 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+# What ends a process from outside, Ctrl-C included.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT,)
+
+
+@contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Hold signals back while a process is copied: the copy is to know first what they mean to it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _STARTING = threading.Lock()
@@ -211,10 +225,32 @@ def _do(
         said = f"{doing} takes more than {limits.bytes / 1e9:.1f} GB of memory"
         out.send((InputError(said), traceback.format_exc()))
     except StructpruneError as error:
-        out.send((error, traceback.format_exc()))
+        _send_error(out, error)
     except BaseException as error:
-        said = f"{doing} failed with {type(error).__name__}: {error}"
-        out.send((InputError(said), traceback.format_exc()))
+        _send_error(out, InputError(f"{doing} failed with {type(error).__name__}: {_words(error)}"))
+
+
+def _send_error(out: Connection, error: StructpruneError) -> None:
+    """Send an error with the traceback of the one being handled; one that can't be sent, by its words."""
+    try:
+        out.send((error, _traceback()))
+    except Exception:
+        out.send((InputError(_words(error)), _traceback()))
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says, also one of anybody's that fails in saying it."""
+    try:
+        return str(error)
+    except Exception:
+        return "no message"
+
+
+def _traceback() -> str:
+    try:
+        return traceback.format_exc()
+    except Exception:
+        return "no traceback"
 
 
 def _keep_garbage() -> None:
@@ -235,6 +271,7 @@ def _settle(limits: Limits) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     # A parent that was killed ends nobody.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limits.seconds + 5)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from structprune import signals
 from structprune._version import __version__
 from structprune.cli import (
     compress,
@@ -74,4 +75,11 @@ def main() -> None:
         code = app(arguments or ["--help"], prog_name="structprune", standalone_mode=False)
     except shell.MISUSE as error:
         shell.fail(shell.misused(error), UsageError.exit_code)
+    except typer.Abort as error:  # what the parser makes of Ctrl-C
+        stop = signals.behind(error)
+        if stop is None:
+            raise
+        shell.end_by(stop)
+    except OSError as error:  # of what the parser prints by itself: verbs let none out
+        shell.fail(f"standard output can't be written: {error.strerror or error}", 1)
     sys.exit(code if arguments else UsageError.exit_code)

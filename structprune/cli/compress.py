@@ -111,6 +111,7 @@ def compress(
 
     with shell.speaking(quiet) as say:
         report, folder = run(asked, say)
+    shell.written()
     if json:
         shell.print_json(asdict(report))
         return

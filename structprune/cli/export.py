@@ -51,6 +51,7 @@ def export(
 
     with shell.speaking(quiet) as say:
         done = run(asked, say)
+    shell.written()
     if json:
         shell.print_json(done.document)
         return

@@ -72,6 +72,8 @@ def pareto(
 
     with shell.speaking(quiet) as say:
         front = run(asked, say)
+    if output is not None:
+        shell.written()
     if json:
         shell.print_json(asdict(front))
         return

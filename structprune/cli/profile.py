@@ -39,6 +39,8 @@ def profile(
 
     with shell.speaking(quiet) as say:
         found = run(asked, say)
+    if output is not None:
+        shell.written()
     if json:
         shell.print_json(asdict(found))
         return

@@ -30,7 +30,7 @@ def report(
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} can't be read: {error}") from error
     if json:
-        typer.echo(to_json(found), nl=False)
+        shell.print_text(to_json(found))
         return
     from structprune.cli.showing import WHOLE, show
 

@@ -52,6 +52,8 @@ def score(
 
     with shell.speaking(quiet) as say:
         document = scoring.run(asked, say)
+    if output is not None:
+        shell.written()
     if json:
         shell.print_json(document)
         return

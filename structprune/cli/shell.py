@@ -6,15 +6,18 @@ import functools
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from structprune.errors import StructpruneError
+from structprune import signals
+from structprune.cli import streams
+from structprune.cli.foreign import ended_from_within, exits_caught, first_line
+from structprune.errors import InputError, StructpruneError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,51 +42,84 @@ def prepare() -> None:
     """Let a signal end the process as an error does, no character end it at all, and nothing phone home."""
     # ONNX Runtime reports to its makers from version 1.31 on, unless this is set before it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # Under nohup a hang-up is to be ignored.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+    signals.listen()
+    streams.fill_in()
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    # As an exception, so that folders that are half written are cleaned up on the way out.
-    sys.exit(128 + number)
 
 
 def console(stderr: bool = False) -> Console:
     """Return a console that takes text literally and folds no tables where nobody looks at a terminal."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
+    class Lasting(Console):
+        """Rich's own would end the process where nobody reads any more."""
+
+        def on_broken_pipe(self) -> None:
+            if stderr:  # what happens next interests nobody, and the work goes on
+                self.quiet = True
+            else:
+                raise  # the error that is being handled
+
+    stream = sys.stderr if stderr else streams.results()
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_PIPE
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    return Lasting(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def guarded(verb: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors into one sentence and an exit code; ``debug=True`` lets the traceback through."""
+    """Turn what ends a verb into one sentence and an exit code; ``debug=True`` lets tracebacks through."""
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return verb(*args, **kwargs)
-        except KeyboardInterrupt as stop:
-            # What a verb has to say about what it left lies in a note.
-            left = "; ".join(getattr(stop, "__notes__", [])) or "nothing was written"
-            fail(f"interrupted; {left}", INTERRUPTED)
-        except BrokenPipeError:
-            # Whoever read has gone; what is still buffered would raise again when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except Exception as error:
-            if kwargs.get("debug"):
-                raise
-            fail(*_told(error, kwargs))
+            with streams.kept_for_results(), exits_caught():
+                _require_folder()
+                return verb(*args, **kwargs)
+        except BaseException as error:
+            _end(error, kwargs)
 
     return run
+
+
+def _require_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise InputError("the current folder is gone; change to one that is there") from error
+
+
+def _end(error: BaseException, options: Mapping[str, object]) -> NoReturn:
+    """End the process for an error, a signal, or somebody's code that ended it."""
+    stop = signals.behind(error)
+    if stop is not None:
+        end_by(stop)
+    if isinstance(error, streams.UnprintedError):
+        _end_unprinted(error)
+    if not isinstance(error, Exception):
+        error = ended_from_within(error).with_traceback(error.__traceback__)
+    if options.get("debug"):
+        raise error
+    fail(*_told(error, options))
+
+
+def end_by(stop: signals.Interrupted | signals.Stopped) -> NoReturn:
+    """End the process as a signal asks: after Ctrl-C with a sentence, else in silence."""
+    if isinstance(stop, signals.Stopped):
+        sys.exit(stop.code)
+    # What a verb has to say about what it left lies in a note.
+    left = "; ".join(getattr(stop, "__notes__", [])) or "nothing was written"
+    fail(f"interrupted; {left}", INTERRUPTED)
+
+
+def _end_unprinted(error: streams.UnprintedError) -> NoReturn:
+    """End the process where standard output takes no more: well if the result is in its place already."""
+    if error.gone and streams.is_written():
+        sys.exit(0)
+    if isinstance(error.__cause__, BrokenPipeError):
+        sys.exit(1)
+    what = "the result is written, but what was found" if streams.is_written() else "the result"
+    fail(f"{what} can't be printed: {'standard output is closed' if error.gone else error.reason}", 1)
 
 
 def fail(sentence: str, code: int) -> NoReturn:
@@ -91,7 +127,8 @@ def fail(sentence: str, code: int) -> NoReturn:
     from rich.text import Text
 
     in_one_line = " ".join(sentence.split())
-    console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", in_one_line), soft_wrap=True)
+    with suppress(OSError):
+        console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", in_one_line), soft_wrap=True)
     sys.exit(code)
 
 
@@ -111,21 +148,17 @@ LESS_MEMORY = {
 """Options of a verb that take less memory."""
 
 
-def _told(error: Exception, options: Mapping[str, object]) -> tuple[str, int]:
+def _told(error: BaseException, options: Mapping[str, object]) -> tuple[str, int]:
     if isinstance(error, StructpruneError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if isinstance(error, MemoryError) or "out of memory" in first_line(error).lower():
         less = [words for option, words in LESS_MEMORY.items() if option in options]
         return "; ".join(("out of memory", *([f"what takes less: {', '.join(less)}"] if less else []))), 1
     if isinstance(error, OSError) and error.strerror:
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
         return f"{error.strerror}{where}", 1
     kind = type(error).__name__
-    return f"unexpected {kind}: {_first_line(error)}; run again with --debug for the traceback", 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+    return f"unexpected {kind}: {first_line(error)}; run again with --debug for the traceback", 1
 
 
 @contextmanager
@@ -140,7 +173,12 @@ def speaking(quiet: bool) -> Iterator[Callable[[str], None]]:
         with out.status(Text("starting")) as status:
             yield lambda words: status.update(_with_bar(words))
     else:
-        yield _without_repeats(lambda words: out.print(f"- {words}", soft_wrap=True))
+
+        def say(words: str) -> None:
+            with suppress(OSError):
+                out.print(f"- {words}", soft_wrap=True)
+
+        yield _without_repeats(say)
 
 
 def _with_bar(words: str) -> Text:
@@ -166,19 +204,30 @@ def _without_repeats(say: Callable[[str], None]) -> Callable[[str], None]:
     return once
 
 
+written = streams.written
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    print_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print text on stdout as it is."""
+    with streams.printing() as output:
+        output.write(text)
 
 
 def print_line(text: str) -> None:
     """Print a sentence on stdout."""
-    console().print(text, soft_wrap=True)
+    with streams.printing():
+        console().print(text, soft_wrap=True)
 
 
 def print_table(table: Table, transposed: bool = False) -> None:
     """Draw a table on stdout."""
-    console().print(drawn(table, transposed))
+    with streams.printing():
+        console().print(drawn(table, transposed))
 
 
 def drawn(table: Table, transposed: bool = False) -> RichTable:

@@ -115,6 +115,7 @@ def train(
     if done is None:
         return
     report, folder = done
+    shell.written()
     if json:
         shell.print_json(asdict(report))
         return

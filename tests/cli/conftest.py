@@ -50,7 +50,7 @@ def result(halved: Path, here: Path) -> Path:
 @pytest.fixture
 def cli(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Runs the command line in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object) -> Finished:
         monkeypatch.setattr(sys, "argv", ["structprune", *map(str, arguments)])

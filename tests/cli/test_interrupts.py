@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from structprune import cli
+from structprune import cli, signals
 from structprune.__main__ import main
 from tests.cli.command import contents, environment
 
@@ -18,15 +19,15 @@ LONG = ("compress", "structprune:mlp", "--nodes", "0.3", "--draws", "1000000")
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "said"),
+    ("numbers", "code", "said"),
     [
-        (signal.SIGINT, 130, "error: interrupted; nothing was written\n"),
-        (signal.SIGTERM, 143, ""),
-        (signal.SIGHUP, 129, ""),
+        ([signal.SIGINT] * 9, 130, "error: interrupted; nothing was written\n"),
+        ([signal.SIGTERM, signal.SIGINT], 143, ""),
+        ([signal.SIGHUP], 129, ""),
     ],
-    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+    ids=lambda value: "-".join(number.name for number in value) if isinstance(value, list) else "",
 )
-def test_a_signal_while_it_scores(number: signal.Signals, code: int, said: str, here: Path) -> None:
+def test_signals_while_it_scores(numbers: list[signal.Signals], code: int, said: str, here: Path) -> None:
     before = contents(here)
     command = [sys.executable, "-m", "structprune", *LONG]
     with subprocess.Popen(
@@ -37,13 +38,15 @@ def test_a_signal_while_it_scores(number: signal.Signals, code: int, said: str, 
         stderr=subprocess.PIPE,
         text=True,
         # A suite in the background may have been told to ignore it, and its children would be too.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in numbers],
     ) as running:
         try:
             assert running.stderr is not None
             next(line for line in running.stderr if line == "- scoring\n")
             assert contents(here) != before  # the folder in which the result is made
-            running.send_signal(number)
+            for number in numbers:
+                running.send_signal(number)
+                time.sleep(0.01)  # two that come at once are one
             out, err = running.communicate(timeout=60)
         finally:
             running.kill()
@@ -71,6 +74,8 @@ def test_ctrl_c_before_a_verb_runs_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "main", interrupted)
+    monkeypatch.setattr(signals, "listen", lambda: None)
+    monkeypatch.setattr(signals, "ignore", lambda: None)
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 130

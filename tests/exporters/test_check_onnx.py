@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters.check_onnx import check_onnx
+from exporters.quiet import quiet
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError
 from tests.networks import TinyConvBN
@@ -154,3 +155,118 @@ def test_modes_are_as_before(model: nn.Module, path: Path, inputs: tuple[Tensor,
 def test_too_few_inputs_are_refused(model: nn.Module, path: Path, inputs: tuple[Tensor, ...]) -> None:
     with pytest.raises(InputError, match="takes 7 inputs; got 6"):
         check_onnx(model, path, (inputs[0][:6],))
+
+
+class Ways(nn.Module):
+    """Goes another way for some inputs."""
+
+    def __init__(self, other: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.other = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4), other
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x).relu()
+        out: Tensor = self.head((h * 1.5 if self.other(x) else h).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("other", "where"),
+    [
+        (lambda x: bool(x.abs().max() > 8), "inputs times 10"),
+        (lambda x: bool(x.abs().max() < 1), "inputs times 0.1"),
+        (lambda x: len(x) > 16, "a batch of 33"),
+        (lambda x: len(x) == 1, "a batch of 1"),
+    ],
+)
+def test_a_way_that_the_file_lacks_is_found(
+    other: Callable[[Tensor], bool], where: str, inputs: tuple[Tensor, ...], tmp_path: Path
+) -> None:
+    model = Ways(lambda _: False)
+    path = to_onnx(model, inputs, tmp_path / "model.onnx").path
+    assert check_onnx(model, path, inputs).passed
+    model.other = other
+    proof = check_onnx(model, path, inputs)
+    assert not proof.passed
+    assert proof.error > 1e-2
+    assert proof.how.endswith(where)
+
+
+def sizes_dynamic(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> Path:
+    """Write a file that calls the image size dynamic."""
+    axes = {0: "batch", 2: "height", 3: "width"}
+    with quiet():
+        torch.onnx.export(
+            model, inputs, path, dynamo=False, input_names=["input"], dynamic_axes={"input": axes}
+        )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("other", "where"),
+    [(lambda x: x.shape[-1] > 8, "twice the size"), (lambda x: x.shape[-1] < 8, "half the size")],
+)
+def test_another_size_is_tried_where_the_file_calls_it_dynamic(
+    other: Callable[[Tensor], bool], where: str, inputs: tuple[Tensor, ...], tmp_path: Path
+) -> None:
+    model = Ways(lambda _: False).eval()
+    path = sizes_dynamic(model, inputs, tmp_path / "dynamic.onnx")
+    proof = check_onnx(model, path, inputs)
+    assert proof.passed
+    assert "twice the size, (3, 16, 16)" in proof.how
+    fixed = to_onnx(model, inputs, tmp_path / "fixed.onnx").path
+    model.other = other
+    assert not check_onnx(model, path, inputs).passed
+    assert where in check_onnx(model, path, inputs).how.rpartition(";")[2]
+    assert check_onnx(model, fixed, inputs).passed
+
+
+class Refusing(Ways):
+    """Takes no batch above 8, and overflows on large inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 8:
+            raise RuntimeError("one device holds 8")
+        return super().forward(x) * (1 + 0 * torch.exp(x.abs().amax((1, 2, 3)) * 5))[:, None]
+
+
+def test_what_the_network_does_not_take_is_named(inputs: tuple[Tensor, ...], tmp_path: Path) -> None:
+    model = Refusing(lambda _: False)
+    path = to_onnx(model, inputs, tmp_path / "model.onnx").path
+    proof = check_onnx(model, path, inputs)
+    assert proof.passed
+    _, _, missed = proof.how.partition("not tried: ")
+    assert "a batch of 33 (the network: one device holds 8)" in missed
+    assert "inputs times 10 (the network puts out values that are not finite)" in missed
+
+
+def test_a_network_that_takes_none_of_the_inputs_is_refused(path: Path) -> None:
+    with pytest.raises(InputError, match=r"can't run on inputs of shapes \[\(8, 4\)\]"):
+        check_onnx(nn.Linear(5, 2), path, (torch.randn(8, 4),))
+
+
+@pytest.mark.parametrize(("whole", "tried"), [(True, False), (False, True)])
+def test_a_large_batch_that_costs_much_is_tried_where_there_is_a_doubt(
+    whole: bool,
+    tried: bool,
+    model: nn.Module,
+    path: Path,
+    inputs: tuple[Tensor, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("exporters.check_onnx.AFFORDABLE", 10.0)
+    proof = check_onnx(model, path, inputs, whole=whole)
+    assert proof.passed
+    assert ("batches of 1, 2, 7, 33" in proof.how) == tried
+    assert ("not tried: a batch of 33" in proof.how) != tried
+
+
+def test_whole_numbers_stay_as_they_are(tmp_path: Path) -> None:
+    model, ids = (
+        nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2)),
+        torch.randint(0, 9, (8, 3)),
+    )
+    proof = check_onnx(model, to_onnx(model, (ids,), tmp_path / "model.onnx").path, (ids,))
+    assert proof.passed
+    assert "times" not in proof.how

@@ -129,6 +129,44 @@ def test_what_a_trace_bakes_in_is_caught_by_the_check(tmp_path: Path) -> None:
     assert not check_onnx(model, export.path, (-torch.rand(8, 4),)).passed
 
 
+class ByBatch(nn.Module):
+    """Another way for large batches."""
+
+    def __init__(self, most: int = 16) -> None:
+        super().__init__()
+        self.head, self.most = nn.Linear(4, 2), most
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(-x if x.shape[0] > self.most else x)
+        return out
+
+
+class BySilentComparison(ByContent):
+    """A comparison of which the tracer says nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x) if torch.equal(x, x.abs()) else self.head(-x)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("model", "fixed"), [(ByContent(), "__bool__"), (BySilentComparison(), "equal")], ids=["bool", "equal"]
+)
+def test_control_flow_on_values_is_known_of_a_trace(tmp_path: Path, model: nn.Module, fixed: str) -> None:
+    for exporter in ("auto", "legacy"):
+        export = to_onnx(model, (torch.ones(1, 4),), tmp_path / "model.onnx", exporter=exporter)  # type: ignore[arg-type]
+        assert (export.exporter, export.fixed, export.whole) == ("legacy", (fixed,), False)
+
+
+def test_control_flow_on_shapes_is_told_from_one_on_values(tmp_path: Path) -> None:
+    traced = to_onnx(ByBatch(), (torch.ones(1, 4),), tmp_path / "model.onnx", exporter="legacy")
+    assert (traced.fixed, traced.whole, traced.most) == ((), False, None)
+    read = to_onnx(ByBatch(64), (torch.ones(1, 4),), tmp_path / "model.onnx")
+    assert (read.exporter, read.fixed, read.whole, read.most) == ("dynamo", (), False, 64)
+    plain = to_onnx(nn.Linear(4, 2), (torch.ones(1, 4),), tmp_path / "model.onnx")
+    assert (plain.fixed, plain.whole, plain.most) == ((), True, None)
+
+
 def test_weights_beyond_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, path = nn.Linear(64, 64), tmp_path / "model.onnx"
     with monkeypatch.context() as small:

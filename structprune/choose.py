@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import exact_arithmetic, one_kernel
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import buffers_kept, evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, WITHOUT_LOSS, named, parts
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
+from structprune.rows import in_rows
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
 from structprune.scores import (
@@ -33,6 +34,9 @@ from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
 TRAINED_MINI_BATCH = 4
+MOST_IN_A_PASS = 64
+"""Samples of several mini-batches that are scored side by side; more in a pass are no faster."""
+
 WIDTHS_BY = "crop"
 """Of a fusion on a trained network, what says how wide each group stays; NTK-SAP there says what of it."""
 
@@ -203,11 +207,11 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
         seed=scoring.seed,
         crew=samples.crew,
     )
-    passes = [min(len(batch) % chunk or chunk, len(batch)) for batch in sampling.batches]
-    fewest = min([*passes, sampling.samples // sampling.draws])
-    with one_kernel(gated.model, fewest), exact_arithmetic():
+    with exact_arithmetic():
         if not scoring.trained and sampling.batch_norm == "fixed" and not _data_free(scoring):
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
+        if sampling.accumulate != "total":
+            gated = in_rows(gated, sampling)
         if labels == "drawn":
             sampling = with_drawn_labels(gated, sampling)
         return [criterion(gated, sampling) for criterion in named(scoring.score)]
@@ -353,7 +357,7 @@ def fitting_chunk(model: nn.Module, samples: Samples) -> int:
     one = _input_bytes(model, samples)
     fitting = max(1, int(_BYTES_PER_PASS / (_BYTES_PER_INPUT_BYTE * max(one, 1))))
     largest = max(len(batch) for batch in samples.batches)
-    return min(1 << (fitting.bit_length() - 1), largest)
+    return min(1 << (fitting.bit_length() - 1), max(largest, MOST_IN_A_PASS))
 
 
 def _input_bytes(model: nn.Module, samples: Samples) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from structprune.batch_norm import BatchNormMode, Statistics, evaluating
 from structprune.crew import ALONE, Crew
@@ -158,6 +158,39 @@ class Sampling:
         chunks = [c for batch in batches for c in batch.chunks(len(batch) if whole else self.chunk)]
         return [self._term(gated, chunk, len(chunk) / total, stand_ins) for chunk in chunks]
 
+    def passes(self, gated: GatedModel) -> Iterator[tuple[dict[str, Tensor], list[Term]]]:
+        """Yield gates, and functions of them whose sum is a loss; all derivatives are taken of these.
+
+        Of ``total`` it is one loss, of all samples. Else there is one for every mini-batch, or, where the
+        network can tell which of its samples is whose, for several mini-batches side by side: then the gates
+        have a row for each, and the loss is the sum of theirs, so that gradient and Hessian fall apart into
+        each mini-batch's own.
+        """
+        rows = self._rows(gated)
+        for unit in self.units() if rows is None else _side_by_side(self.crew.deal(self.batches), rows):
+            terms = self.terms(gated, unit) if rows is None else [self._side_by_side(gated, unit)]
+            yield gated.ones(rows=rows and len(unit)), terms
+
+    def _rows(self, gated: GatedModel) -> int | None:
+        """Return how many mini-batches a pass takes side by side, or None where it takes one of them."""
+        if self.accumulate == "total" or self.batch_norm == "batch" or gated.axes is None:
+            return None
+        rows = self.chunk // max(len(batch) for batch in self.batches)
+        return rows if rows > 1 else None
+
+    def _side_by_side(self, gated: GatedModel, unit: Sequence[Batch]) -> Term:
+        inputs = tuple(torch.cat(column) for column in zip(*(batch.inputs for batch in unit), strict=True))
+
+        def term(gates: Gates) -> Tensor:
+            outputs = split_rows(self.run(gated, gates, inputs), len(unit))
+            own = [
+                self.loss(_cooled(output, self.temperature), batch.target)
+                for output, batch in zip(outputs, unit, strict=True)
+            ]
+            return torch.stack(own).sum()
+
+        return term
+
     def run(self, gated: GatedModel, gates: Gates, inputs: tuple[Tensor, ...], **stand_ins: Any) -> Any:
         """Run the gated network through ``forward`` with the statistics that apply."""
         buffers = stand_ins.pop("buffers", self.statistics)
@@ -169,6 +202,32 @@ class Sampling:
             return self.loss(output, chunk.target) * share
 
         return term
+
+
+def _side_by_side(batches: Sequence[Batch], rows: int) -> Iterator[tuple[Batch, ...]]:
+    """Put mini-batches of one form together, as many as a pass takes."""
+    for _, alike in itertools.groupby(batches, lambda batch: [(x.shape, x.dtype) for x in batch.inputs]):
+        run = tuple(alike)
+        yield from (run[start : start + rows] for start in range(0, len(run), rows))
+
+
+def split_rows(output: Any, rows: int) -> list[Any]:
+    """Split every tensor of an output along its samples, into as many outputs as there are mini-batches.
+
+    Raises:
+        ValueError: a tensor can't be split so.
+    """
+    leaves, form = tree_flatten(output)
+    columns = [_split_leaf(leaf, rows) for leaf in leaves]
+    return [tree_unflatten(list(row), form) for row in zip(*columns, strict=True)]
+
+
+def _split_leaf(leaf: Any, rows: int) -> Sequence[Any]:
+    if not isinstance(leaf, Tensor):
+        return [leaf] * rows
+    if leaf.dim() == 0 or len(leaf) % rows:
+        raise ValueError(f"an output of shape {tuple(leaf.shape)} is not {rows} mini-batches side by side")
+    return leaf.split(len(leaf) // rows)
 
 
 def _cooled(output: Any, temperature: float) -> Any:
@@ -197,19 +256,25 @@ def with_drawn_labels(gated: GatedModel, sampling: Sampling) -> Sampling:
     """
     generator = torch.Generator().manual_seed(sampling.seed)
     gates = gated.ones(requires_grad=False)
+    size = None if sampling.batch_norm == "batch" else sampling.chunk
 
     def draw(batch: Batch) -> Batch:
-        outputs = torch.cat([_class_scores(sampling.run(gated, gates, c)) for c in _inputs_of(batch)])
+        chunks = batch.chunks(size or len(batch))
+        outputs = torch.cat([_class_scores(sampling.run(gated, gates, chunk.inputs)) for chunk in chunks])
         shares = outputs.float().softmax(1).movedim(1, -1)
         drawn = torch.multinomial(shares.reshape(-1, shares.shape[-1]).cpu(), 1, generator=generator)
         return Batch(batch.inputs, drawn.reshape(shares.shape[:-1]).to(outputs.device))
 
-    def _inputs_of(batch: Batch) -> Iterator[tuple[Tensor, ...]]:
-        size = len(batch) if sampling.batch_norm == "batch" else sampling.chunk
-        return (tuple(x[i : i + size] for x in batch.inputs) for i in range(0, len(batch), size))
+    def drawn(batches: Sequence[Batch]) -> Iterator[Batch]:
+        if gated.axes is None or size is None:  # samples may know of the others of their mini-batch
+            yield from map(draw, batches)
+            return
+        for several in _side_by_side(batches, max(1, size // max(map(len, batches)))):
+            whole = draw(_joined(several))
+            yield from whole.chunks(len(several[0]))
 
     with torch.no_grad(), evaluating(gated.model, sampling.batch_norm):
-        return replace(sampling, batches=tuple(map(draw, sampling.batches)))
+        return replace(sampling, batches=tuple(drawn(sampling.batches)))
 
 
 def _class_scores(output: Any) -> Tensor:
@@ -240,7 +305,8 @@ def accumulate(
     sums: dict[str, Tensor] = {}
     for values in signed:
         for name, value in values.items():
-            sums[name] = sums[name] + strength(value) if name in sums else strength(value)
+            strong = strength(value).sum_to_size(like[name].shape)  # of mini-batches side by side a row each
+            sums[name] = sums[name] + strong if name in sums else strong
     return sampling.crew.total(sums or {name: torch.zeros_like(x) for name, x in like.items()})
 
 

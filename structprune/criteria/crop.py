@@ -11,7 +11,7 @@ from torch import Tensor
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
-from structprune.criteria.gradient_flow import flow_change
+from structprune.criteria.gradient_flow import flow_changes
 from structprune.curvature import hessian_gradient
 from structprune.gates import GatedModel
 from structprune.layers import weighted_layers
@@ -26,8 +26,7 @@ def crop(gated: GatedModel, sampling: Sampling) -> Scores:
     """
     gates = gated.ones(requires_grad=False)
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        signed = (flow_change(gated, sampling, unit) for unit in sampling.units())
-        return finished(accumulate(sampling, signed, gates), "crop")
+        return finished(accumulate(sampling, flow_changes(gated, sampling), gates), "crop")
 
 
 def crop_gradflow(gated: GatedModel, sampling: Sampling) -> Scores:

@@ -359,7 +359,7 @@ def _multiply(scale: Tensor, axis: int | None = None) -> Hook:
 
 
 def _in_rows(x: Tensor, scale_BI: Tensor, is_open: bool, axis: int) -> Tensor:
-    """Multiply the samples of each mini-batch, which lie one after the other along an axis, by its own row."""
+    """Multiply the samples of each mini-batch, end to end along an axis, by its own row."""
     rows, *inputs = scale_BI.shape
     laid = x.unflatten(axis, (rows, -1))
     between = laid.dim() - axis - 1 - len(inputs)

@@ -1,4 +1,4 @@
-"""Whether mini-batches can be scored side by side in one pass, and where in a layer's input their samples lie.
+"""Whether mini-batches can be scored side by side in one pass, and where in a layer's input samples lie.
 
 A pass over several mini-batches gives each its own derivatives where every gate has a row for each, and the
 samples of each meet their own row only. That takes a network whose samples know nothing of each other, and
@@ -96,7 +96,7 @@ def _read(gated: GatedModel, sampling: Sampling, inputs: tuple[Tensor, ...]) -> 
 
 
 def _axis(a: Sequence[Tensor], b: Sequence[Tensor], both: Sequence[Tensor]) -> int | None:
-    """Return the axis along which, in every call, what is read of both is what is read of each, end to end."""
+    """Return the axis along which, in every call, both are read as each is alone, end to end."""
     if not len(a) == len(b) == len(both):
         return None
     found = {_axis_of_call(*call) for call in zip(a, b, both, strict=True)}

@@ -40,6 +40,7 @@ ORDER = (
     "budget",
     "align",
     "rows",
+    "settling",
     "curvature",
     "redraw",
     "surgery",

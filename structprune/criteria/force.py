@@ -6,7 +6,7 @@ from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.curvature import gradient
 from structprune.gates import GatedModel
-from structprune.scores import Sampling, Scores, accumulate, finished
+from structprune.scores import Sampling, Scores, accumulate, summed_up
 
 
 def force(gated: GatedModel, sampling: Sampling) -> Scores:
@@ -16,4 +16,4 @@ def force(gated: GatedModel, sampling: Sampling) -> Scores:
     """
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
         signed = (gradient(terms, gates) for gates, terms in sampling.passes(gated))
-        return finished(accumulate(sampling, signed, gated.ones()), "force")
+        return summed_up(sampling, accumulate(sampling, signed, gated.ones()), "force")

@@ -65,7 +65,7 @@ class _Convolution:
             and x.numel() > 0
             and max(self.weight.shape[2:]) <= _SMALL_KERNEL
             and bool(torch.backends.mkldnn.enabled)
-            and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         )
 
 

@@ -361,7 +361,7 @@ def _multiply(scale: Tensor, axis: int | None = None) -> Hook:
 def _in_rows(x: Tensor, scale_BI: Tensor, is_open: bool, axis: int) -> Tensor:
     """Multiply the samples of each mini-batch, end to end along an axis, by its own row."""
     rows, *inputs = scale_BI.shape
-    laid = x.unflatten(axis, (rows, -1))
+    laid = x.reshape(*x.shape[:axis], rows, -1, *x.shape[axis + 1 :])
     between = laid.dim() - axis - 1 - len(inputs)
     scale = scale_BI.reshape(*(1,) * axis, rows, *(1,) * between, *inputs)
     return _gated(laid, scale, is_open).flatten(axis, axis + 1)

@@ -64,10 +64,8 @@ def _axes(gated: GatedModel, sampling: Sampling, parts: tuple[Batch, Batch]) -> 
     with torch.no_grad(), evaluating(gated.model):
         (a, out_a), (b, out_b), (both, out) = (_read(gated, sampling, inputs) for inputs in passes)
     ends = [tree_leaves(x) for x in split_rows(out, len(parts))]
-    if not all(
-        isinstance(x, Tensor) and _is_same(x, y)
-        for x, y in zip([*tree_leaves(out_a), *tree_leaves(out_b)], [*ends[0], *ends[1]], strict=True)
-    ):
+    alone = [*tree_leaves(out_a), *tree_leaves(out_b)]
+    if not all(_is_same(x, y) for x, y in zip(alone, [*ends[0], *ends[1]], strict=True)):
         return None
     axes = {name: _axis(a.get(name, []), b.get(name, []), both.get(name, [])) for name in gated.input_scales}
     known = {name: axis for name, axis in axes.items() if axis is not None}
@@ -112,8 +110,10 @@ def _axis_of_call(a: Tensor, b: Tensor, both: Tensor) -> int | None:
     return longer[0] if _is_same(torch.cat([a, b], longer[0]), both) else None
 
 
-def _is_same(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors are the same but for rounding."""
+def _is_same(a: Any, b: Any) -> bool:
+    """Tell whether two tensors, or whatever else came out, are the same but for rounding."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return bool(a == b)
     if a.shape != b.shape or not a.is_floating_point():
         return torch.equal(a, b)
     within = torch.finfo(a.dtype).eps ** 0.5 * float(b.abs().max()) if b.numel() else 0.0

@@ -268,7 +268,7 @@ def _split_leaf(leaf: Any, rows: int) -> Sequence[Any]:
         return [leaf] * rows
     if leaf.dim() == 0 or len(leaf) % rows:
         raise ValueError(f"an output of shape {tuple(leaf.shape)} is not {rows} mini-batches side by side")
-    return leaf.split(len(leaf) // rows)
+    return leaf.chunk(rows)
 
 
 def _cooled(output: Any, temperature: float) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
@@ -52,29 +52,3 @@ class doubles_kept(TorchFunctionMode):  # noqa: N801  a context, as the others a
             args = tuple(torch.float64 if x is torch.float32 else x for x in args)
             kwargs = {key: torch.float64 if x is torch.float32 else x for key, x in kwargs.items()}
         return func(*args, **kwargs)
-
-
-@contextmanager
-def one_kernel(model: nn.Module, samples: int) -> Iterator[None]:
-    """Let 1x1 convolutions be computed the same way whatever the number of samples in a pass.
-
-    On one CPU thread torch has two kernels for them, one below 16 samples. Their last digits differ, which
-    flips rectifiers that are nearly at zero, and the scores of an untrained network then depend on the
-    chunk (to 1e-2 for ResNet-50). On two threads there is one kernel.
-
-    Args:
-        model: the network.
-        samples: the fewest in any pass.
-    """
-    threads = torch.get_num_threads()
-    convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    differ = samples < _FEW and any(set(layer.kernel_size) == {1} for layer in convolutions)
-    try:
-        if differ and threads == 1:
-            torch.set_num_threads(2)
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-_FEW = 16

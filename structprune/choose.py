@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import exact_arithmetic, one_kernel
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import buffers_kept, evaluating, take_statistics, were_trained
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, WITHOUT_LOSS, named, parts
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
+from structprune.rows import in_rows
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
 from structprune.scores import (
@@ -29,10 +30,14 @@ from structprune.scores import (
     with_drawn_labels,
     within_groups,
 )
+from structprune.settling import settled
 from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
 TRAINED_MINI_BATCH = 4
+MOST_IN_A_PASS = 64
+"""Samples of several mini-batches that are scored side by side; more in a pass are no faster."""
+
 WIDTHS_BY = "crop"
 """Of a fusion on a trained network, what says how wide each group stays; NTK-SAP there says what of it."""
 
@@ -147,7 +152,7 @@ def _by_criterion(
     model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring
 ) -> list[Scores]:
     check_groups(groups)
-    chunk = scoring.chunk or fitting_chunk(model, samples)
+    chunk = scoring.chunk or fitting_chunk(model, samples, MOST_IN_A_PASS if scoring.trained else None)
     # On inputs: derivatives of gates on weights need those of whole weights, which takes a third longer.
     gated = gate_channels(model, groups)
     found = _scored(gated, samples, scoring, chunk)
@@ -203,14 +208,34 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
         seed=scoring.seed,
         crew=samples.crew,
     )
-    passes = [min(len(batch) % chunk or chunk, len(batch)) for batch in sampling.batches]
-    fewest = min([*passes, sampling.samples // sampling.draws])
-    with one_kernel(gated.model, fewest), exact_arithmetic():
+    with exact_arithmetic():
         if not scoring.trained and sampling.batch_norm == "fixed" and not _data_free(scoring):
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
-        if labels == "drawn":
-            sampling = with_drawn_labels(gated, sampling)
-        return [criterion(gated, sampling) for criterion in named(scoring.score)]
+        if sampling.accumulate != "total":
+            gated = in_rows(gated, sampling)
+
+        def scored(part: Sampling) -> list[Scores]:
+            try:
+                return _of_criteria(gated, part, scoring, labels)
+            except (RuntimeError, ValueError):
+                if gated.axes is None:
+                    raise
+                # What it takes of its inputs depends on them after all: one mini-batch at a time, then.
+                return _of_criteria(replace(gated, axes=None), part, scoring, labels)
+
+        if not (scoring.trained and gated.flow == "gates" and _adds_up(scoring, sampling)):
+            return scored(sampling)
+        return settled(sampling, scored, lambda found: _allocated(found, scoring))
+
+
+def _of_criteria(gated: GatedModel, sampling: Sampling, scoring: Scoring, labels: Labels) -> list[Scores]:
+    if labels == "drawn":
+        sampling = with_drawn_labels(gated, sampling)
+    return [criterion(gated, sampling) for criterion in named(scoring.score)]
+
+
+def _adds_up(scoring: Scoring, sampling: Sampling) -> bool:
+    return sampling.accumulate != "total" and _ADD_UP.issuperset(parts(scoring.score))
 
 
 def _labels(samples: Samples, scoring: Scoring) -> Labels:
@@ -221,6 +246,9 @@ def takes_targets(samples: Samples, scoring: Scoring) -> bool:
     """Tell whether a score takes the loss of the targets that were given."""
     return _labels(samples, scoring) == "given" and not WITHOUT_LOSS.issuperset(parts(scoring.score))
 
+
+# Criteria whose scores of more samples are those of some and those of the others, added up.
+_ADD_UP = {"crop", "crop_gradflow", "force", "gate_taylor", "ntk_sap", "ntk_sap_kept", "snip"}
 
 # Criteria that never run the network on the scoring inputs, or take statistics of their own.
 _DATA_FREE = {"bn_scale", "filter_norm", "magnitude", "ntk_sap_redrawn", "random", "synflow"}
@@ -336,7 +364,7 @@ def _in_dense_terms(scores: Scores, plan: Plan) -> Scores:
     for name, keep in plan.keep.items():
         values[name] = torch.full(keep.shape, -torch.inf, dtype=torch.float64)
         values[name][keep] = scores.values[name].double()
-    return Scores(values, scores.criterion)
+    return replace(scores, values=values)
 
 
 def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
@@ -348,12 +376,18 @@ def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
     )
 
 
-def fitting_chunk(model: nn.Module, samples: Samples) -> int:
-    """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere."""
+def fitting_chunk(model: nn.Module, samples: Samples, most: int | None = None) -> int:
+    """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere.
+
+    Args:
+        model: the network.
+        samples: what it is scored on.
+        most: samples of a pass that takes several mini-batches; None: a pass takes one at most.
+    """
     one = _input_bytes(model, samples)
     fitting = max(1, int(_BYTES_PER_PASS / (_BYTES_PER_INPUT_BYTE * max(one, 1))))
     largest = max(len(batch) for batch in samples.batches)
-    return min(1 << (fitting.bit_length() - 1), largest)
+    return min(1 << (fitting.bit_length() - 1), most or largest)
 
 
 def _input_bytes(model: nn.Module, samples: Samples) -> int:

@@ -213,8 +213,8 @@ def report_of(
         **_counts(run, cut),
         widths=widths(request.model, cut.small),
         protected=cut.groups.protected,
-        samples=sum(len(batch) for batch in request.samples.batches),
-        draws=_draws(request),
+        samples=_samples(request, cut.scores),
+        draws=_draws(request, cut.scores),
         trained=scoring.trained,
         trained_why=request.trained_why,
         data=request.samples.how,
@@ -224,17 +224,23 @@ def report_of(
         seconds=run.clock.seconds,
         break_even=_break_even(run.tools, meter, measured),
         limits=cut.limits,
-        notes=(*run.notes, *_unmetered(meter)),
+        notes=(*run.notes, *_scored_on(cut.scores), *_unmetered(meter)),
         software=software(),
         hardware=hardware(next(request.model.parameters()).device),
         control_flow=cut.groups.control_flow,
     )
 
 
-def _draws(request: Request) -> int | None:
+def _samples(request: Request, scores: Scores) -> int:
+    return scores.taken.samples if scores.taken else sum(len(batch) for batch in request.samples.batches)
+
+
+def _draws(request: Request, scores: Scores) -> int | None:
     scoring = request.scoring
     if not DRAWING.intersection(parts(scoring.score)):
         return None
+    if scores.draws:
+        return scores.draws
     return draw_count(request.samples.batches, scoring.draws)
 
 
@@ -281,6 +287,11 @@ def nodes_gone(groups: ChannelGroups, plan: Plan) -> int:
 def count(before: int, after: int, asked: float | None = None) -> Count:
     """Return how much is gone."""
     return Count(before, after, 1 - after / before if before else 0.0, asked)
+
+
+def _scored_on(scores: Scores) -> Iterator[str]:
+    if scores.taken is not None:
+        yield str(scores.taken)
 
 
 def _unmetered(meter: Meter | None) -> Iterator[str]:

@@ -23,6 +23,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.errors import UsageError
+from structprune.fixed_layers import FixedLayers
 from structprune.layers import (
     Attention,
     BatchNorm,
@@ -66,6 +67,9 @@ class GatedModel:
         masks: gate name -> 0/1 tensor of the gate's shape: which gates are open; all, where it has no name.
         flow: whose gradient is the gradient flow: that of the gates or that of the effective weights, which
             are the weights times the gates.
+        axes: layer of ``input_scales`` -> the axis of its input along which the samples lie, one after the
+            other; None where that is not known. Where it is, gates may have a row (B, C) for each of B
+            mini-batches of one size that a pass takes side by side.
     """
 
     model: nn.Module
@@ -77,16 +81,23 @@ class GatedModel:
     open: Mapping[str, Scale] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     flow: Flow = "gates"
+    axes: Mapping[str, int] | None = None
 
-    def ones(self, requires_grad: bool = True) -> dict[str, Tensor]:
+    def ones(self, requires_grad: bool = True, rows: int | None = None) -> dict[str, Tensor]:
         """Return the gates as they stand: ones, and zeros for what is masked; new tensors in every call.
 
         They are on the model's device and in its precision.
+
+        Args:
+            requires_grad: whether they are to be differentiated.
+            rows: how many mini-batches get gates of their own, each a row; None: there are no rows.
         """
         like = next(self.model.parameters()).detach()
         gates = {name: like.new_ones(shape) for name, shape in self.shapes.items()}
-        closed = {name: mask.detach().to(like, copy=True) for name, mask in self.masks.items()}
-        return {name: gate.requires_grad_(requires_grad) for name, gate in {**gates, **closed}.items()}
+        gates |= {name: mask.detach().to(like, copy=True) for name, mask in self.masks.items()}
+        if rows is not None:
+            gates = {name: gate.expand(rows, *gate.shape).clone() for name, gate in gates.items()}
+        return {name: gate.requires_grad_(requires_grad) for name, gate in gates.items()}
 
     def effective(self, gates: Gates, parameters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the weights that the network computes with: those that gates multiply, multiplied.
@@ -109,7 +120,8 @@ class GatedModel:
         """Run the network with gates.
 
         Args:
-            gates: gate name -> tensor of its shape.
+            gates: gate name -> tensor of its shape, or with a row for each of the mini-batches that the
+                inputs are made of, where ``axes`` are known.
             inputs: positional arguments of the network's forward pass.
             parameters: values that stand in for the network's own, before gates multiply them.
             buffers: buffers that stand in for the network's own; they are written to, where the network
@@ -123,12 +135,15 @@ class GatedModel:
         values = self._values(parameters)
         scaled = self.effective(gates, parameters) if scaled is None else scaled
         stand_ins = {**self._scratch_buffers(), **(buffers or {})}
-        hooks = {name: _multiply(s(gates)) for name, s in self.input_scales.items()}
+        rows = _rows_of(gates, self.shapes)
+        axes = (self.axes or {}) if rows else {}
+        hooks = {name: _multiply(s(gates), axes.get(name)) for name, s in self.input_scales.items()}
         with _before(self.model, hooks), open_norms(self.model, {n: s(gates) for n, s in self.open.items()}):
             every = {**values, **scaled, **stand_ins}
             every |= {alias: every[name] for alias, name in _aliases(self.model).items() if name in every}
             # torch restores a module that has two names wrongly where it looks for aliases by itself.
-            return functional_call(self.model, every, tuple(inputs), tie_weights=False)
+            with FixedLayers():
+                return functional_call(self.model, every, tuple(inputs), tie_weights=False)
 
     def _values(self, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
@@ -179,6 +194,11 @@ def gate_channels(
         producers={group.name: _rows(group.producers) for group in groups},
         norms={group.name: _rows(c for c in group.carriers if c.layer in norms) for group in groups},
     )
+
+
+def _rows_of(gates: Gates, shapes: Mapping[str, torch.Size]) -> bool:
+    """Tell whether the gates have a row for each of several mini-batches."""
+    return any(gates[name].dim() > len(shape) for name, shape in shapes.items() if name in gates)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
@@ -271,8 +291,9 @@ def _channel_scale(groups: ChannelGroups, index_I: Tensor, view: Callable[[Tenso
     names = [group.name for group in groups]
 
     def scale(gates: Gates) -> Tensor:
-        ends = torch.cat([*(gates[name] for name in names), gates[names[0]].new_ones(1)])
-        return view(ends[index_I.to(ends.device)])
+        leading = gates[names[0]]
+        ends = torch.cat([*(gates[name] for name in names), leading.new_ones(*leading.shape[:-1], 1)], -1)
+        return view(ends[..., index_I.to(ends.device)])
 
     return scale
 
@@ -290,7 +311,7 @@ def _as_row(scale_I: Tensor) -> Tensor:
 
 def _input_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     spatial = len(layer.kernel_size) if isinstance(layer, Conv) else 0
-    return lambda scale_I: scale_I.reshape(-1, *(1,) * spatial)
+    return lambda scale_I: scale_I.reshape(*scale_I.shape, *(1,) * spatial)
 
 
 def _weight_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -323,7 +344,7 @@ def _before(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
             handle.remove()
 
 
-def _multiply(scale: Tensor) -> Hook:
+def _multiply(scale: Tensor, axis: int | None = None) -> Hook:
     # Asked once and not in every derivative: on a GPU the answer has to be waited for.
     is_open = bool((scale == 1).all())
 
@@ -331,11 +352,23 @@ def _multiply(scale: Tensor) -> Hook:
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
-            return (_gated(args[0], scale, is_open), *args[1:]), kwargs
+            return (gated(args[0]), *args[1:]), kwargs
         name = "input" if "input" in kwargs else next(iter(kwargs))  # as a layer of a library's own calls it
-        return (), {**kwargs, name: _gated(kwargs[name], scale, is_open)}
+        return (), {**kwargs, name: gated(kwargs[name])}
+
+    def gated(x: Tensor) -> Tensor:
+        return _gated(x, scale, is_open) if axis is None else _in_rows(x, scale, is_open, axis)
 
     return multiply
+
+
+def _in_rows(x: Tensor, scale_BI: Tensor, is_open: bool, axis: int) -> Tensor:
+    """Multiply the samples of each mini-batch, end to end along an axis, by its own row."""
+    rows, *inputs = scale_BI.shape
+    laid = x.reshape(*x.shape[:axis], rows, -1, *x.shape[axis + 1 :])
+    between = laid.dim() - axis - 1 - len(inputs)
+    scale = scale_BI.reshape(*(1,) * axis, rows, *(1,) * between, *inputs)
+    return _gated(laid, scale, is_open).flatten(axis, axis + 1)
 
 
 def _gated(x: Tensor, scale: Tensor, is_open: bool) -> Tensor:

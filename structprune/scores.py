@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from structprune.batch_norm import BatchNormMode, Statistics, evaluating
 from structprune.crew import ALONE, Crew
@@ -77,16 +77,57 @@ def _joined(run: Sequence[Batch]) -> Batch:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """How many of the samples scored, and why no more did.
+
+    Attributes:
+        samples: that scored.
+        offered: that there were.
+        agreement: Spearman's correlation of the rankings of two halves of those that scored.
+        enough: at which agreement no more samples are taken.
+    """
+
+    samples: int
+    offered: int
+    agreement: float
+    enough: float
+
+    def __str__(self) -> str:
+        all_of_them = self.samples == self.offered
+        some = f"all {self.samples:,}" if all_of_them else f"{self.samples:,} of the {self.offered:,}"
+        how = f"two halves of them rank channels alike to {self.agreement:.3f} (Spearman)"
+        if self.agreement >= self.enough:
+            return f"{some} samples scored, since the ranking has settled: {how}, {self.enough} is enough"
+        most = "there are no more" if all_of_them else "no more are taken"
+        return f"{some} samples scored, {most}, and the ranking has not settled: {how}, below {self.enough}"
+
+
+@dataclass(frozen=True)
 class Scores:
     """How much each gate matters.
 
     Attributes:
         values: gate name -> tensor shaped like the gate, on the CPU, finite; larger = keep.
         criterion: what computed them.
+        sums: what was summed over samples, with its sign, where the values are its magnitude and those of
+            more samples are had by adding up; None where they are not.
+        draws: how many draws of weights are in them.
+        taken: how many of the samples scored, where they were not simply all.
     """
 
     values: Mapping[str, Tensor]
     criterion: str
+    sums: Mapping[str, Tensor] | None = None
+    draws: int = 0
+    taken: Taken | None = None
+
+    def plus(self, other: Scores) -> Scores:
+        """Return the scores of both sets of samples together."""
+        assert self.sums is not None
+        assert other.sums is not None
+        sums = {name: x + other.sums[name] for name, x in self.sums.items()}
+        values = {name: x.abs() for name, x in sums.items()}
+        return replace(self, values=values, sums=sums, draws=self.draws + other.draws)
 
 
 @dataclass(frozen=True)
@@ -158,6 +199,39 @@ class Sampling:
         chunks = [c for batch in batches for c in batch.chunks(len(batch) if whole else self.chunk)]
         return [self._term(gated, chunk, len(chunk) / total, stand_ins) for chunk in chunks]
 
+    def passes(self, gated: GatedModel) -> Iterator[tuple[dict[str, Tensor], list[Term]]]:
+        """Yield gates, and functions of them whose sum is a loss; all derivatives are taken of these.
+
+        Of ``total`` it is one loss, of all samples. Else there is one for every mini-batch, or, where the
+        network can tell which of its samples is whose, for several mini-batches side by side: then the gates
+        have a row for each, and the loss is the sum of theirs, so that gradient and Hessian fall apart into
+        each mini-batch's own.
+        """
+        rows = self._rows(gated)
+        for unit in self.units() if rows is None else _side_by_side(self.crew.deal(self.batches), rows):
+            terms = self.terms(gated, unit) if rows is None else [self._side_by_side(gated, unit)]
+            yield gated.ones(rows=rows and len(unit)), terms
+
+    def _rows(self, gated: GatedModel) -> int | None:
+        """Return how many mini-batches a pass takes side by side, or None where it takes one of them."""
+        if self.accumulate == "total" or self.batch_norm == "batch" or gated.axes is None:
+            return None
+        rows = self.chunk // max(len(batch) for batch in self.batches)
+        return rows if rows > 1 else None
+
+    def _side_by_side(self, gated: GatedModel, unit: Sequence[Batch]) -> Term:
+        inputs = tuple(torch.cat(column) for column in zip(*(batch.inputs for batch in unit), strict=True))
+
+        def term(gates: Gates) -> Tensor:
+            outputs = split_rows(self.run(gated, gates, inputs), len(unit))
+            own = [
+                self.loss(_cooled(output, self.temperature), batch.target)
+                for output, batch in zip(outputs, unit, strict=True)
+            ]
+            return torch.stack(own).sum()
+
+        return term
+
     def run(self, gated: GatedModel, gates: Gates, inputs: tuple[Tensor, ...], **stand_ins: Any) -> Any:
         """Run the gated network through ``forward`` with the statistics that apply."""
         buffers = stand_ins.pop("buffers", self.statistics)
@@ -169,6 +243,32 @@ class Sampling:
             return self.loss(output, chunk.target) * share
 
         return term
+
+
+def _side_by_side(batches: Sequence[Batch], rows: int) -> Iterator[tuple[Batch, ...]]:
+    """Put mini-batches of one form together, as many as a pass takes."""
+    for _, alike in itertools.groupby(batches, lambda batch: [(x.shape, x.dtype) for x in batch.inputs]):
+        run = tuple(alike)
+        yield from (run[start : start + rows] for start in range(0, len(run), rows))
+
+
+def split_rows(output: Any, rows: int) -> list[Any]:
+    """Split every tensor of an output along its samples, into as many outputs as there are mini-batches.
+
+    Raises:
+        ValueError: a tensor can't be split so.
+    """
+    leaves, form = tree_flatten(output)
+    columns = [_split_leaf(leaf, rows) for leaf in leaves]
+    return [tree_unflatten(list(row), form) for row in zip(*columns, strict=True)]
+
+
+def _split_leaf(leaf: Any, rows: int) -> Sequence[Any]:
+    if not isinstance(leaf, Tensor):
+        return [leaf] * rows
+    if leaf.dim() == 0 or len(leaf) % rows:
+        raise ValueError(f"an output of shape {tuple(leaf.shape)} is not {rows} mini-batches side by side")
+    return leaf.chunk(rows)
 
 
 def _cooled(output: Any, temperature: float) -> Any:
@@ -197,19 +297,25 @@ def with_drawn_labels(gated: GatedModel, sampling: Sampling) -> Sampling:
     """
     generator = torch.Generator().manual_seed(sampling.seed)
     gates = gated.ones(requires_grad=False)
+    size = None if sampling.batch_norm == "batch" else sampling.chunk
 
     def draw(batch: Batch) -> Batch:
-        outputs = torch.cat([_class_scores(sampling.run(gated, gates, c)) for c in _inputs_of(batch)])
+        chunks = batch.chunks(size or len(batch))
+        outputs = torch.cat([_class_scores(sampling.run(gated, gates, chunk.inputs)) for chunk in chunks])
         shares = outputs.float().softmax(1).movedim(1, -1)
         drawn = torch.multinomial(shares.reshape(-1, shares.shape[-1]).cpu(), 1, generator=generator)
         return Batch(batch.inputs, drawn.reshape(shares.shape[:-1]).to(outputs.device))
 
-    def _inputs_of(batch: Batch) -> Iterator[tuple[Tensor, ...]]:
-        size = len(batch) if sampling.batch_norm == "batch" else sampling.chunk
-        return (tuple(x[i : i + size] for x in batch.inputs) for i in range(0, len(batch), size))
+    def drawn(batches: Sequence[Batch]) -> Iterator[Batch]:
+        if gated.axes is None or size is None:  # samples may know of the others of their mini-batch
+            yield from map(draw, batches)
+            return
+        for several in _side_by_side(batches, max(1, size // max(map(len, batches)))):
+            whole = draw(_joined(several))
+            yield from whole.chunks(len(several[0]))
 
     with torch.no_grad(), evaluating(gated.model, sampling.batch_norm):
-        return replace(sampling, batches=tuple(map(draw, sampling.batches)))
+        return replace(sampling, batches=tuple(drawn(sampling.batches)))
 
 
 def _class_scores(output: Any) -> Tensor:
@@ -240,8 +346,15 @@ def accumulate(
     sums: dict[str, Tensor] = {}
     for values in signed:
         for name, value in values.items():
-            sums[name] = sums[name] + strength(value) if name in sums else strength(value)
+            strong = strength(value).sum_to_size(like[name].shape)  # of mini-batches side by side a row each
+            sums[name] = sums[name] + strong if name in sums else strong
     return sampling.crew.total(sums or {name: torch.zeros_like(x) for name, x in like.items()})
+
+
+def summed_up(sampling: Sampling, values: Mapping[str, Tensor], criterion: str) -> Scores:
+    """File what :func:`accumulate` returned as scores; mini-batches' strengths are sums over samples."""
+    scores = finished(values, criterion)
+    return scores if sampling.accumulate == "total" else replace(scores, sums=scores.values)
 
 
 def finished(values: Mapping[str, Tensor], criterion: str) -> Scores:
@@ -357,13 +470,14 @@ def fuse(scores: Sequence[Scores], widths: str | None = None) -> Scores:
     """
     if len(scores) == 1:
         return scores[0]
-    name = "+".join(score.criterion for score in scores)
+    name, draws = "+".join(score.criterion for score in scores), max(score.draws for score in scores)
+    taken = next((score.taken for score in scores if score.taken is not None), None)
     leading = next((score for score in scores if score.criterion == widths), None)
     if leading is not None:
         scores = [replace(score, values=reordered(leading.values, score.values)) for score in scores]
     ranked = [ranks(score.values) for score in scores]
     mean = {gate: torch.stack([r[gate] for r in ranked]).mean(0) for gate in ranked[0]}
-    return Scores(mean, name)
+    return Scores(mean, name, draws=draws, taken=taken)
 
 
 def per_channel(weight_scores_OIkk: Tensor) -> Tensor:

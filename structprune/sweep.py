@@ -55,6 +55,7 @@ def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambd
         groups = groups_of(run)
         with run.clock.step("score", "scoring"):
             scores = order(request.model, groups, request.samples, request.scoring)
+        run.notes.extend([str(scores.taken)] if scores.taken else [])
         layers = device_layers_of(request, groups)
         if layers is not None:
             run.notes.append(note_choosing(layers.profile))

@@ -49,7 +49,11 @@ def _scored(given: Gathered, say: Say) -> dict[str, Any]:
         "trained": given.scoring.trained,
         "trained_why": given.trained_why,
         "seed": given.scoring.seed,
-        "notes": [*given.network.notes, *(given.images.notes if given.images else ())],
+        "notes": [
+            *given.network.notes,
+            *(given.images.notes if given.images else ()),
+            *([str(scores.taken)] if scores.taken else []),
+        ],
         "scores": {name: values.tolist() for name, values in scores.values.items()},
     }
 

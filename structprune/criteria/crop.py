@@ -11,11 +11,11 @@ from torch import Tensor
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
-from structprune.criteria.gradient_flow import flow_change
+from structprune.criteria.gradient_flow import flow_changes
 from structprune.curvature import hessian_gradient
 from structprune.gates import GatedModel
 from structprune.layers import weighted_layers
-from structprune.scores import Sampling, Scores, accumulate, finished
+from structprune.scores import Sampling, Scores, accumulate, summed_up
 
 
 def crop(gated: GatedModel, sampling: Sampling) -> Scores:
@@ -26,8 +26,7 @@ def crop(gated: GatedModel, sampling: Sampling) -> Scores:
     """
     gates = gated.ones(requires_grad=False)
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        signed = (flow_change(gated, sampling, unit) for unit in sampling.units())
-        return finished(accumulate(sampling, signed, gates), "crop")
+        return summed_up(sampling, accumulate(sampling, flow_changes(gated, sampling), gates), "crop")
 
 
 def crop_gradflow(gated: GatedModel, sampling: Sampling) -> Scores:
@@ -41,7 +40,7 @@ def crop_gradflow(gated: GatedModel, sampling: Sampling) -> Scores:
             )
             for unit in sampling.units()
         )
-        return finished(accumulate(sampling, signed, gates), "crop_gradflow")
+        return summed_up(sampling, accumulate(sampling, signed, gates), "crop_gradflow")
 
 
 def _weights(gated: GatedModel) -> dict[str, Tensor]:

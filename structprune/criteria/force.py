@@ -6,7 +6,7 @@ from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.curvature import gradient
 from structprune.gates import GatedModel
-from structprune.scores import Sampling, Scores, accumulate, finished
+from structprune.scores import Sampling, Scores, accumulate, summed_up
 
 
 def force(gated: GatedModel, sampling: Sampling) -> Scores:
@@ -14,7 +14,6 @@ def force(gated: GatedModel, sampling: Sampling) -> Scores:
 
     The loss is that of the masked network, W = theta c. Where all gates are open it is SNIP.
     """
-    gates = gated.ones()
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        signed = (gradient(sampling.terms(gated, unit), gates) for unit in sampling.units())
-        return finished(accumulate(sampling, signed, gates), "force")
+        signed = (gradient(terms, gates) for gates, terms in sampling.passes(gated))
+        return summed_up(sampling, accumulate(sampling, signed, gated.ones()), "force")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
-from structprune.criteria.gradient_flow import flow_change
+from structprune.criteria.gradient_flow import flow_changes
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores, finished
 
@@ -21,4 +21,4 @@ def grasp(gated: GatedModel, sampling: Sampling) -> Scores:
     """
     cooled = replace(sampling, temperature=TEMPERATURE, accumulate="total")
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        return finished(sampling.crew.total(flow_change(gated, cooled, cooled.batches)), "grasp")
+        return finished(sampling.crew.total(next(flow_changes(gated, cooled))), "grasp")

@@ -53,7 +53,8 @@ def ntk_sap(
     gates = gated.ones()
     total = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     with evaluating(gated.model), exact_arithmetic():
-        for number, batch in enumerate(_draws(sampling)):
+        draws = list(_draws(sampling))
+        for number, batch in enumerate(draws):
             # Every process draws all random numbers and works on its share of the draws.
             drawn = batch if real else _noise(batch, generator)
             start = {} if keep else redrawn(gated.model, generator)
@@ -62,7 +63,9 @@ def ntk_sap(
                 for name, value in _draw(gated, sampling, gates, drawn, start, stepped).items():
                     total[name] += value
         total = sampling.crew.total(total)
-    return finished({name: value.abs() for name, value in times(gates, total).items()}, "ntk_sap")
+    sums = {name: value.detach().cpu() for name, value in times(gates, total).items()}
+    scores = finished({name: value.abs() for name, value in sums.items()}, "ntk_sap")
+    return replace(scores, sums=sums, draws=len(draws))
 
 
 def ntk_sap_kept(gated: GatedModel, sampling: Sampling) -> Scores:

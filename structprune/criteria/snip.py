@@ -6,7 +6,7 @@ from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.curvature import gradient, times
 from structprune.gates import GatedModel
-from structprune.scores import Sampling, Scores, accumulate, finished
+from structprune.scores import Sampling, Scores, accumulate, summed_up
 
 
 def snip(gated: GatedModel, sampling: Sampling) -> Scores:
@@ -14,7 +14,6 @@ def snip(gated: GatedModel, sampling: Sampling) -> Scores:
 
     A gate that is closed scores 0: what is gone stays gone.
     """
-    gates = gated.ones()
     with evaluating(gated.model, sampling.batch_norm), exact_arithmetic():
-        signed = (times(gates, gradient(sampling.terms(gated, unit), gates)) for unit in sampling.units())
-        return finished(accumulate(sampling, signed, gates), "snip")
+        signed = (times(gates, gradient(terms, gates)) for gates, terms in sampling.passes(gated))
+        return summed_up(sampling, accumulate(sampling, signed, gated.ones()), "snip")

@@ -4,9 +4,9 @@
 
 The product finds the channels, tries cuts, cuts, and proves, as ``compress`` has it. What it lets pass is
 compared by an oracle that shares nothing with its proofs (``benchmarks.fuzz_oracle``): the dense network in
-which removed channels are zeroed where they are read, at other sizes, batches and scales, in training mode, with
-gradients, several times in a row. A network is silently different where everything was proven and the two are
-more than 1e-3 of the spread apart somewhere. To refuse or to protect is right.
+which removed channels are zeroed where they are read, at other sizes, batches and scales, in training mode,
+with gradients, several times in a row. A network is silently different where everything was proven and the
+two are more than 1e-3 of the spread apart somewhere. To refuse or to protect is right.
 
 ``--against`` cuts the same networks with the structprune of another checkout, in a process of its own.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.fuzz_networks import Network, network
 from benchmarks.fuzz_oracle import differences, zeroed
@@ -170,8 +170,7 @@ def count(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def examine(numbers: Iterable[int], verbose: bool = False) -> list[Finding]:
-    """Examine networks one after the other, on one thread."""
-    torch.set_num_threads(1)
+    """Examine networks one after the other."""
     findings = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -193,7 +192,8 @@ def _sentence(finding: Finding) -> str:
 # The other structprune is imported first, and then stays the one that this checkout's benchmark calls.
 _ELSEWHERE = """
 import json, sys
-import structprune
+import structprune, torch
+torch.set_num_threads(1)
 assert structprune.__file__.startswith(sys.argv[1]), structprune.__file__
 sys.path.insert(0, sys.argv[2])
 from benchmarks.fuzz import asdict, examine
@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", help="numbers of networks; nothing is written")
     parser.add_argument("--verbose", action="store_true", help="a sentence for every network")
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     if asked.only:
         row = run(asked.only, asked.against, asked.verbose)
     else:

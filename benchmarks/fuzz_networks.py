@@ -162,13 +162,13 @@ class Halves(Stage):
 
     def __init__(self, kind: str, width: int, by_size: bool, inside: Stage) -> None:
         super().__init__()
-        self.kind, self.half, self.by_size, self.inside = kind, width // 2, by_size, inside
+        self.kind, self.part_width, self.by_size, self.inside = kind, width // 2, by_size, inside
         self.words = f"{'split' if by_size else 'chunk'}({inside.words})"
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Return both parts, joined."""
         axis = AXES[self.kind]
-        parts = torch.split(h, self.half, axis) if self.by_size else h.chunk(2, axis)
+        parts = torch.split(h, self.part_width, axis) if self.by_size else h.chunk(2, axis)
         return torch.cat([parts[0], self.inside(parts[1], x)], axis)
 
 
@@ -184,7 +184,8 @@ class Excite(Stage):
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Return the features, each channel scaled."""
         pooled = h.mean((-1, -2), keepdim=True) if self.kind == "image" else h
-        return h * torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
+        gates: Tensor = self.excite(torch.relu(self.squeeze(pooled)))
+        return h * gates.sigmoid()
 
 
 class Attend(Stage):

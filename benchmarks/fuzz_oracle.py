@@ -1,6 +1,6 @@
-"""What ``python -m benchmarks.fuzz`` holds a cut network against: slow, obvious, and none of the product's code.
+"""What ``python -m benchmarks.fuzz`` holds a cut network against: slow, obvious, none of the product's code.
 
-The dense network stays as wide as it was; the channels that a plan removes are zeroed where they are read. Both
+The dense network stays as wide as it was; channels that a plan removes are zeroed where they are read. Both
 are run on other sizes, batches and scales, in training mode, with gradients, and several times in a row.
 """
 
@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -19,26 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.fuzz_networks import Network
 from benchmarks.fuzz_traps import SIZES, Asleep
+from structprune.channels import ChannelGroups
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-class Reads(Protocol):
-    """Where a layer reads channels of a group: its own inputs, and the group's channels that they carry."""
-
-    layer: str
-    channels: tuple[int, ...]
-    gates: tuple[int, ...]
-
-
-class Group(Protocol):
-    """Channels that leave together."""
-
-    name: str
-    consumers: tuple[Any, ...]
-
-
-def zeroed(dense: nn.Module, groups: Iterable[Group], keep: Mapping[str, Tensor]) -> nn.Module:
+def zeroed(dense: nn.Module, groups: ChannelGroups, keep: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of the dense network in which removed channels are zeroed where they are read.
 
     Args:
@@ -85,8 +71,8 @@ def _zeroing(channels: list[int], axis: int) -> Hook:
     return hook
 
 
-def _recurrent_columns(layer: nn.RNNBase, gone: set[int]) -> Iterable[tuple[str, list[int]]] | Any:
-    """Return weight -> columns that read what is gone: inputs, and behind them units by layer and direction."""
+def _recurrent_columns(layer: nn.RNNBase, gone: set[int]) -> dict[str, list[int]]:
+    """Return weight -> columns that read what is gone: inputs, then units by layer and direction."""
     directions = 2 if layer.bidirectional else 1
     columns: dict[str, list[int]] = {}
     for level in range(layer.num_layers):
@@ -139,6 +125,10 @@ SCALES = (0.1, 10.0, 40.0)
 _SIDES: Mapping[str, tuple[int, ...]] = {"image": (6, 9, 12, 16), "sequence": (5, 12), "vector": ()}
 
 
+def _times(scale: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: scale * x
+
+
 def settings(network: Network) -> Iterator[Setting]:
     """Yield everything that a network is tried in, the ordinary first."""
     kind, shape = network.kind, network.input_shape
@@ -150,7 +140,7 @@ def settings(network: Network) -> Iterator[Setting]:
     if kind == "image":
         yield replace(base, name="oblong", shape=(8, *shape[:-1], 12))
     yield from (replace(base, name=f"batch {n}", shape=(n, *shape)) for n in BATCHES)
-    yield from (replace(base, name=f"scale {s:g}", change=lambda x, s=s: s * x) for s in SCALES)
+    yield from (replace(base, name=f"scale {s:g}", change=_times(s)) for s in SCALES)
     yield replace(base, name="positive", change=torch.abs)
     yield replace(base, name="negative", change=lambda x: -x.abs())
     yield replace(base, name="training", train=True, grad=True, calls=2)
@@ -164,7 +154,7 @@ def settings(network: Network) -> Iterator[Setting]:
 
 
 def apart(dense: nn.Module, small: nn.Module, setting: Setting, seed: int) -> float | None:
-    """Return the largest difference of outputs in spreads of the dense network's; None where that can't run."""
+    """Return the largest difference, in spreads of the dense network's outputs; None where that can't run."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [setting.shape] * setting.calls
     inputs = [setting.change(torch.randn(s, generator=generator, dtype=torch.float64)) for s in shapes]
@@ -235,5 +225,5 @@ def differences(network: Network, dense: nn.Module, small: nn.Module, seed: int)
         small: the cut one.
         seed: of the inputs.
     """
-    exact = [copy.deepcopy(model).double().eval() for model in (dense, small)]
-    return {setting.name: apart(*exact, setting, seed) for setting in settings(network)}
+    a, b = (copy.deepcopy(model).double().eval() for model in (dense, small))
+    return {setting.name: apart(a, b, setting, seed) for setting in settings(network)}

@@ -141,7 +141,7 @@ OF_FEATURES: Mapping[str, Condition] = {
     "hot_item": lambda s, h, x: h.max().item() > 15,
     "hot_mean": lambda s, h, x: float(h.mean()) > 2,
     "any_hot": lambda s, h, x: bool((h > 20).any()),
-    "cold": lambda s, h, x: bool(h.abs().max() < 0.2),
+    "cold": lambda s, h, x: float(h.std()) < 0.3,
     "sum_positive": lambda s, h, x: bool(h.sum() > 0),
     "first_entry": lambda s, h, x: h.flatten()[0].item() > 10,
 }
@@ -225,7 +225,7 @@ class Asleep(Stage):
         """Return the features plus next to nothing."""
         axis = AXES[self.kind]
         inner = EFFECTS[self.then](self, self.a(h).relu(), axis)
-        branch = self.norm(self.b(inner))
+        branch: Tensor = self.norm(self.b(inner))
         if self.by in ("zero_layer", "zero_norm"):
             return h + branch
         scale = self.scale.sigmoid() if self.by == "gate" else self.scale

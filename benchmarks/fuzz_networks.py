@@ -141,7 +141,8 @@ class Residual(Stage):
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Return the sum."""
-        return h + self.inside(h, x)
+        branch: Tensor = self.inside(h, x)
+        return h + branch
 
 
 class Concat(Stage):

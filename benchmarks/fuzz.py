@@ -14,10 +14,6 @@ two are more than 1e-3 of the spread apart somewhere. To refuse or to protect is
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.elsewhere import call
 from benchmarks.fuzz_networks import Network, network
 from benchmarks.fuzz_oracle import differences, zeroed
 from benchmarks.rows import Row, collect, print_table
@@ -43,7 +40,6 @@ BOUND = 1e-3
 SHARES = (0.2, 0.4, 0.6)
 """Of the nodes that can go, how many do; a network's number says which."""
 INPUTS, CLOSED_INPUTS = 8, 4
-HERE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -155,15 +151,15 @@ def _wrong(pristine: Network, done: CutNetwork, number: int) -> dict[str, float]
     return wrong
 
 
-def count(findings: Sequence[Finding]) -> dict[str, Any]:
+def count(found: Sequence[Finding]) -> dict[str, Any]:
     """Return the figures of a table's column."""
     outcomes = ("cut", "protected", "refused", "unproven", "crashed")
-    plain = [finding.nodes for finding in findings if not finding.has_trap]
-    trapped = [finding.nodes for finding in findings if finding.has_trap]
+    plain = [finding.nodes for finding in found if not finding.has_trap]
+    trapped = [finding.nodes for finding in found if finding.has_trap]
     return {
-        "networks": len(findings),
-        "silently different": sum(bool(finding.differences) for finding in findings),
-        **{name: sum(finding.outcome == name for finding in findings) for name in outcomes},
+        "networks": len(found),
+        "silently different": sum(bool(finding.differences) for finding in found),
+        **{name: sum(finding.outcome == name for finding in found) for name in outcomes},
         "nodes that can go, no trap": round(sum(plain) / max(len(plain), 1), 4),
         "nodes that can go, traps": round(sum(trapped) / max(len(trapped), 1), 4),
     }
@@ -171,14 +167,14 @@ def count(findings: Sequence[Finding]) -> dict[str, Any]:
 
 def examine(numbers: Iterable[int], verbose: bool = False) -> list[Finding]:
     """Examine networks one after the other."""
-    findings = []
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in numbers:
-            findings.append(examined(number))
+            found.append(examined(number))
             if verbose:
-                print(_sentence(findings[-1]), flush=True)
-    return findings
+                print(_sentence(found[-1]), flush=True)
+    return found
 
 
 def _sentence(finding: Finding) -> str:
@@ -189,46 +185,22 @@ def _sentence(finding: Finding) -> str:
     return "\n".join(lines)
 
 
-# The other structprune is imported first, and then stays the one that this checkout's benchmark calls.
-_ELSEWHERE = """
-import json, sys
-import structprune, torch
-torch.set_num_threads(1)
-assert structprune.__file__.startswith(sys.argv[1]), structprune.__file__
-sys.path.insert(0, sys.argv[2])
-from benchmarks.fuzz import asdict, examine
-found = examine(json.loads(sys.argv[3]), sys.argv[4] == "True")
-print("FINDINGS" + json.dumps([asdict(finding) for finding in found]))
-"""
-
-
-def examine_with(checkout: Path, numbers: Sequence[int], verbose: bool = False) -> list[Finding]:
-    """Examine networks with the structprune of another checkout, in a process of its own."""
-    root = str(checkout.resolve())
-    arguments = [root, str(HERE), json.dumps(list(numbers)), str(verbose)]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _ELSEWHERE, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-    said, _, findings = done.stdout.rpartition("FINDINGS")
-    print(said, end="")
-    return [Finding(**row) for row in json.loads(findings)]
+def findings(numbers: Sequence[int], verbose: bool) -> list[dict[str, Any]]:
+    """Examine networks, in what JSON holds."""
+    return [asdict(finding) for finding in examine(numbers, verbose)]
 
 
 def run(numbers: Sequence[int], against: Path | None, verbose: bool) -> Row:
     """Return the counts of this structprune, and of another one beside it."""
-    findings = examine(numbers, verbose)
-    row = {"this": _column(findings)}
+    row = {"this": _column(examine(numbers, verbose))}
     if against is not None:
-        row["against"] = _column(examine_with(against, numbers, verbose))
+        others = call(against, "benchmarks.fuzz:findings", list(numbers), verbose)
+        row["against"] = _column([Finding(**finding) for finding in others])
     return row
 
 
-def _column(findings: Sequence[Finding]) -> dict[str, Any]:
-    return {**count(findings), "wrong": [asdict(finding) for finding in findings if finding.differences]}
+def _column(found: Sequence[Finding]) -> dict[str, Any]:
+    return {**count(found), "wrong": [asdict(finding) for finding in found if finding.differences]}
 
 
 def main() -> None:

@@ -1,11 +1,16 @@
 """Networks compressed from the shell: target, proofs, untouched layers, time and memory.
 
     python -m benchmarks.zoo [--only resnet18 ...] [--nodes 0.5 0.89] [--score SCORE] [--align 16] [--again]
+    python -m benchmarks.zoo --libraries [--against CHECKOUT]
 
 One process and one JSON a network and target. Untrained networks of torchvision, timm, transformers and
 ``benchmarks.networks``, their own input sizes, no measuring. Filter norms score where nothing else is asked
 for, since target, proofs and exports are the same for every score; ``--score ntk_sap+crop`` takes the
 default of ``compress``. What is refused is asked again at the highest fraction that the refusal names.
+
+Networks of other libraries (``pip install .[zoo]``) have a table of their own, at half of the nodes: beside
+what came out, the share of their nodes in groups and the highest share that can go, here and by the
+structprune of another checkout. ``--reach`` finds out no more than these shares.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +31,10 @@ from typing import Any
 import torch
 
 import structprune
-from benchmarks.rows import Row, collect, print_table
+from benchmarks import library_networks
+from benchmarks.elsewhere import HERE
+from benchmarks.reach import reach_with
+from benchmarks.rows import RESULTS, Row, collect, print_table
 from structprune.sources.plan_file import read_plan
 
 # fmt: off
@@ -48,6 +57,8 @@ NETWORKS = (
     )),
 )
 # fmt: on
+LIBRARIES = tuple(f"benchmarks.library_networks:{name}" for name in library_networks.NAMES)
+HALF = 0.5
 EIGHT = (
     "resnet18",
     "resnet50",
@@ -70,7 +81,8 @@ def run(name: str, nodes: float, score: str, align: int) -> Row:
     again = None
     if first["exit_code"] == 3 and reachable and float(reachable[1]) > 0:
         again = _compressed(name, float(reachable[1]), score, align)
-    return {"network": name, "asked": nodes, **first, "again": again, "torch_pruning": _theirs(name, nodes)}
+    row = {"network": name, "asked": nodes, **first, "again": again}
+    return row if name in LIBRARIES else {**row, "torch_pruning": _theirs(name, nodes)}
 
 
 def _compressed(name: str, nodes: float, score: str, align: int) -> dict[str, Any]:
@@ -147,31 +159,89 @@ def _theirs(name: str, nodes: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the benchmark and print its table."""
+    """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", default=NETWORKS)
+    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--libraries", action="store_true", help="only networks of other libraries")
+    parser.add_argument("--against", type=Path, help="another checkout, for how much of these can go")
+    parser.add_argument("--reach", action="store_true", help="only how much of these can go")
     parser.add_argument("--nodes", type=float, nargs="+", default=[0.5, 0.89])
     parser.add_argument("--score", default="filter_norm")
     parser.add_argument("--align", type=int, default=1)
     parser.add_argument("--again", action="store_true")
     asked = parser.parse_args()
-    folder = f"zoo-{asked.score}" + (f"-align{asked.align}" if asked.align > 1 else "")
-    keys = {
-        f"{name.replace(':', '-')}@{nodes:g}": (name, nodes) for name in asked.only for nodes in asked.nodes
-    }
-    rows = collect(folder, keys, lambda key: run(*keys[key], asked.score, asked.align), again=asked.again)
+    names = asked.only or (*(() if asked.libraries else NETWORKS), *LIBRARIES)
+    if common := [name for name in names if name not in LIBRARIES]:
+        _zoos(common, asked)
+    if libraries := [name for name in names if name in LIBRARIES]:
+        _libraries(libraries, asked)
+
+
+def _zoos(names: Sequence[str], asked: argparse.Namespace) -> None:
+    rows = _rows([(name, nodes) for name in names for nodes in asked.nodes], asked)
     head = (
         "network", "asked", "nodes", "weights", "closed gates / s", "onnx / max", "onnx / s", "trains", "s",
         "GB", "torch-pruning alone",
     )  # fmt: skip
-    print_table(head, map(_cells, rows))
+    print_table(head, [(*_cells(row), _their_cell(row["torch_pruning"])) for row in rows])
+    _print_reasons(rows)
+
+
+def _rows(runs: Sequence[tuple[str, float]], asked: argparse.Namespace) -> list[Row]:
+    folder = f"zoo-{asked.score}" + (f"-align{asked.align}" if asked.align > 1 else "")
+    keys = {f"{_file(name)}@{nodes:g}": (name, nodes) for name, nodes in runs}
+    return collect(folder, keys, lambda key: run(*keys[key], asked.score, asked.align), again=asked.again)
+
+
+def _file(name: str) -> str:
+    return name.replace(":", "-")
+
+
+def _print_reasons(rows: Sequence[Row]) -> None:
     good = sum(_passed(row) for row in rows)
     print(f"\n{good} of {len(rows)} reach their target, or, refused, the highest there is, with every proof.")
     for row in rows:
         if row["exit_code"]:
             print(f"- {row['network']} at {row['asked']:g}: {row['error']}")
+
+
+def _libraries(names: Sequence[str], asked: argparse.Namespace) -> None:
+    if asked.against is not None:
+        _reaches(names, "before", asked.against, asked.again)
+    _reaches(names, "after", HERE, asked.again)
+    rows = [] if asked.reach else _rows([(name, HALF) for name in names], asked)
+    done = {row["network"]: _cells(row) for row in rows}
+    sides = [_reach_cells(names, side) for side in ("before", "after")]
+    head = ["network", "nodes", "in groups before", "after", "highest before", "after"]
+    head += ["asked", "nodes", "weights", "closed gates / s", "onnx / max", "onnx / s", "trains", "s", "GB"]
+    lines = []
+    for name, (before, after) in zip(names, zip(*sides, strict=True), strict=True):
+        reached = (after[0] or before[0], before[1], after[1], before[2], after[2])
+        lines.append((name.partition(":")[2], *reached, *done.get(name, ("",) * 10)[1:]))
+    print_table(head, lines)
+    if rows:
+        _print_reasons(rows)
+
+
+def _reaches(names: Sequence[str], side: str, checkout: Path, again: bool) -> None:
+    keys = {_file(name): name for name in names}
+    collect(f"zoo-reach-{side}", keys, lambda key: reach_with(checkout, keys[key]), again=again)
+
+
+def _reach_cells(names: Sequence[str], side: str) -> list[tuple[str, str, str]]:
+    """Return nodes, share in groups and highest share of every network; blank where it was not measured."""
+    return [_reach_cell(RESULTS / f"zoo-reach-{side}" / f"{_file(name)}.json") for name in names]
+
+
+def _reach_cell(path: Path) -> tuple[str, str, str]:
+    if not path.exists():
+        return "", "", ""
+    row = json.loads(path.read_text(encoding="utf-8"))
+    if "refused" in row:
+        return "", "refused", "refused"
+    return str(row["nodes"]), f"{row['in_groups']:.3f}", f"{row['highest']:.3f}"
 
 
 def _passed(row: Row) -> bool:
@@ -188,9 +258,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     done = row["again"] or row
     timing = (f"{done['seconds']:.0f}", f"{done['peak_rss_gb']:.2f}")
     asked = f"{row['asked']:g}" + (" refused" if row["exit_code"] else "")
-    theirs = _their_cell(row["torch_pruning"])
     if done["exit_code"]:
-        return (row["network"], asked, f"exit {done['exit_code']}", "", "", "", "", "", *timing, theirs)
+        return (row["network"], asked, f"exit {done['exit_code']}", "", "", "", "", "", *timing)
     closed, onnx = done["proofs"]["closed_gates"], done["proofs"]["onnx"]
     return (
         row["network"] + ("" if _sound(done) else " (!)"),
@@ -202,7 +271,6 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{onnx['error_of_spread']:.0e}",
         "yes" if done["trains"] else "NO",
         *timing,
-        theirs,
     )
 
 

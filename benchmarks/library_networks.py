@@ -173,11 +173,18 @@ def regnetz_b16() -> nn.Module:
     return _timm("regnetz_b16")
 
 
+def _of_transformers(network: str, config: str, **settings: Any) -> Any:
+    import transformers
+
+    # Settings of a base class are no arguments to a type checker.
+    return getattr(transformers, network)(getattr(transformers, config)(**settings))
+
+
 def llama() -> nn.Module:
     """Llama with grouped key-value heads, its cache on as it comes."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
+    model = _of_transformers(
+        "LlamaForCausalLM",
+        "LlamaConfig",
         vocab_size=IDS,
         hidden_size=256,
         intermediate_size=688,
@@ -185,24 +192,38 @@ def llama() -> nn.Module:
         num_attention_heads=8,
         num_key_value_heads=4,
     )
-    return _shaped(LlamaForCausalLM(config), 12, ids=IDS)
+    return _shaped(model, 12, ids=IDS)
 
 
 def gpt2() -> nn.Module:
     """GPT-2, whose layers are transformers' Conv1D."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    config = GPT2Config(vocab_size=IDS, bos_token_id=0, eos_token_id=0, **sizes)
-    return _shaped(GPT2LMHeadModel(config), 12, ids=IDS)
+    model = _of_transformers(
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        vocab_size=IDS,
+        bos_token_id=0,
+        eos_token_id=0,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+    )
+    return _shaped(model, 12, ids=IDS)
 
 
 def t5() -> nn.Module:
     """T5, which reads the same words on both sides."""
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(vocab_size=IDS, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
-    return _shaped(Adapted(T5ForConditionalGeneration(config), _on_both_sides), 12, ids=IDS)
+    model = _of_transformers(
+        "T5ForConditionalGeneration",
+        "T5Config",
+        vocab_size=IDS,
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+    )
+    return _shaped(Adapted(model, _on_both_sides), 12, ids=IDS)
 
 
 def _on_both_sides(network: Any, ids: Tensor) -> Any:
@@ -211,51 +232,61 @@ def _on_both_sides(network: Any, ids: Tensor) -> Any:
 
 def distilbert() -> nn.Module:
     """DistilBERT's classifier."""
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
-
-    config = DistilBertConfig(vocab_size=IDS, dim=64, n_layers=2, n_heads=4, hidden_dim=128)
-    return _shaped(DistilBertForSequenceClassification(config), 12, ids=IDS)
+    model = _of_transformers(
+        "DistilBertForSequenceClassification",
+        "DistilBertConfig",
+        vocab_size=IDS,
+        dim=64,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=128,
+    )
+    return _shaped(model, 12, ids=IDS)
 
 
 def segformer() -> nn.Module:
     """SegFormer."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    config = SegformerConfig(
+    model = _of_transformers(
+        "SegformerForSemanticSegmentation",
+        "SegformerConfig",
         hidden_sizes=[16, 32, 64, 128],
         depths=[1, 1, 1, 1],
         num_attention_heads=[1, 2, 4, 8],
         decoder_hidden_size=64,
         num_labels=5,
     )
-    return _shaped(SegformerForSemanticSegmentation(config), 3, 64, 64)
+    return _shaped(model, 3, 64, 64)
 
 
 def detr() -> nn.Module:
     """DETR on a small ResNet."""
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+    from transformers import ResNetConfig
 
-    backbone = ResNetConfig(
-        embedding_size=16,
-        hidden_sizes=[16, 32],
-        depths=[1, 1],
-        layer_type="basic",
-        out_features=["stage2"],
+    sizes: dict[str, Any] = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
+    sizes["out_features"] = ["stage2"]
+    model = _of_transformers(
+        "DetrForObjectDetection",
+        "DetrConfig",
+        use_timm_backbone=False,
+        backbone=None,
+        backbone_config=ResNetConfig(layer_type="basic", **sizes),
+        d_model=64,
+        num_queries=10,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
     )
-    layers = {"encoder_layers": 2, "decoder_layers": 2}
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    sizes = {"d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "num_queries": 10}
-    config = DetrConfig(
-        use_timm_backbone=False, backbone=None, backbone_config=backbone, **layers, **heads, **sizes
-    )
-    return _shaped(DetrForObjectDetection(config), 3, 64, 64)
+    return _shaped(model, 3, 64, 64)
 
 
 def wav2vec2() -> nn.Module:
     """Wav2Vec2 with a head for letters; its positions come from a weight-normed convolution."""
-    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
-
-    config = Wav2Vec2Config(
+    model = _of_transformers(
+        "Wav2Vec2ForCTC",
+        "Wav2Vec2Config",
         vocab_size=32,
         hidden_size=64,
         num_hidden_layers=2,
@@ -269,19 +300,17 @@ def wav2vec2() -> nn.Module:
         apply_spec_augment=False,
         layerdrop=0.0,
     )
-    return _shaped(Wav2Vec2ForCTC(config), 1600)
+    return _shaped(model, 1600)
 
 
 def whisper_encoder() -> nn.Module:
     """Whisper's encoder."""
-    from transformers import WhisperConfig, WhisperModel
-
-    config = WhisperConfig(
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    model = _of_transformers(
+        "WhisperModel",
+        "WhisperConfig",
         vocab_size=IDS,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        decoder_start_token_id=0,
+        **ids,
         d_model=64,
         encoder_layers=2,
         decoder_layers=1,
@@ -292,37 +321,28 @@ def whisper_encoder() -> nn.Module:
         num_mel_bins=20,
         max_source_positions=50,
     )
-    return _shaped(WhisperModel(config).get_encoder(), 20, 100)
+    return _shaped(model.get_encoder(), 20, 100)
+
+
+_VISION: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
 
 
 def clip_vision() -> nn.Module:
     """CLIP's vision tower."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    config = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-    )
-    return _shaped(CLIPVisionModel(config), 3, 32, 32)
+    model = _of_transformers("CLIPVisionModel", "CLIPVisionConfig", intermediate_size=128, **_VISION)
+    return _shaped(model, 3, 32, 32)
 
 
 def dinov2() -> nn.Module:
     """DINOv2 with a classifier."""
-    from transformers import Dinov2Config, Dinov2ForImageClassification
-
-    config = Dinov2Config(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-        num_labels=10,
-    )
-    return _shaped(Dinov2ForImageClassification(config), 3, 32, 32)
+    model = _of_transformers("Dinov2ForImageClassification", "Dinov2Config", num_labels=10, **_VISION)
+    return _shaped(model, 3, 32, 32)
 
 
 def conformer() -> nn.Module:

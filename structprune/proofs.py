@@ -24,7 +24,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import exact_arithmetic
+from structprune.arithmetic import doubles_kept, exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
@@ -186,7 +186,13 @@ def _closed_gates(
             other = shrink(model, groups, plan)
         own = gate_channels(model, groups)
         own = renormalised(own, groups) if as_cut else own
-        with torch.no_grad(), exact_arithmetic(), _in_mode(model, mode), _in_mode(other, mode):
+        with (
+            torch.no_grad(),
+            exact_arithmetic(),
+            doubles_kept(),
+            _in_mode(model, mode),
+            _in_mode(other, mode),
+        ):
             return gap(own(gates, exact), other(*exact))
 
     found, mode = _where_it_counts(compare)

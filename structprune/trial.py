@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structprune.arithmetic import doubles_kept
 from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan, removal_steps
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
@@ -374,7 +375,7 @@ def _outputs(
     gates = {name: keep.to(device, dtype) for name, keep in plan.keep.items()}
     try:
         small = shrink(model, groups, plan)
-        with torch.no_grad(), evaluating(model, "batch"), evaluating(small, "batch"):
+        with torch.no_grad(), doubles_kept(), evaluating(model, "batch"), evaluating(small, "batch"):
             expected = gated(gates, inputs)
             return small(*inputs), expected
     except torch.OutOfMemoryError:

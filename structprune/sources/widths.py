@@ -26,6 +26,7 @@ ATTRIBUTES: Mapping[type[nn.Module], tuple[str, ...]] = {
     nn.Embedding: ("num_embeddings", "embedding_dim"),
     nn.MultiheadAttention: ("embed_dim", "kdim", "vdim", "num_heads", "head_dim"),
     nn.RNNBase: ("input_size", "hidden_size"),
+    nn.RNNCellBase: ("input_size", "hidden_size"),
 }
 
 

@@ -17,6 +17,7 @@ from structprune.channels.rules.entries import along_one, in_space, padding, poi
 from structprune.channels.rules.moving import (
     cut_out,
     expanded,
+    filled_later,
     joined,
     moved,
     permuted,
@@ -80,6 +81,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(MOVED, moved),
     **dict.fromkeys(PICKED, picked_out),
     **dict.fromkeys(NEW, lambda tracer, call: for_all(call, Tag())),
+    "new_empty": filled_later,
     **dict.fromkeys(PERMUTED, permuted),
     "as_strided": strided,
     "squeeze": squeezed,

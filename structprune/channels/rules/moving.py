@@ -92,27 +92,54 @@ def expanded(tracer: Tracer, call: Call) -> Sequence[Tag]:
     return [replace(tag, factors=lifted, layer=None)]
 
 
+def filled_later(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Memory for entries of another tensor, as circular padding takes: as wide along the same dimensions."""
+    x, (out,) = call.tensors[0], call.outputs
+    alike = {d for d in range(x.dim()) if x.dim() == out.dim() and x.shape[d] == out.shape[d]}
+    return [Tag(tuple(f for f in tracer.tag(x).factors if support(f) <= alike))]
+
+
 def cut_out(tracer: Tracer, call: Call) -> Sequence[Tag]:
-    """A slice: of channels it can't be taken from fewer, since code says where it begins and ends."""
+    """A slice: channels can leave if it is known how the numbers at which it begins and ends follow."""
     x, (out,) = call.tensors[0], call.outputs
     tag = tracer.tag(x)
     if out.shape == x.shape:
         return [tag]
     dim = (call["dim"] or 0) % max(x.dim(), 1)
-    if not tag.weight:
+    if not tag.weight and not _follows(tracer, call, x.shape[dim]):
         tracer.labels.pin([f for f in tag.factors if dim in support(f)], "its channels are sliced")
     return moved(tracer, call)
 
 
+def _follows(tracer: Tracer, call: Call, size: int) -> bool:
+    start, end = call["start"] or 0, size if call["end"] is None else call["end"]
+    whole = call.name == "slice" and call["step"] in (None, 1)
+    known = tracer.given.sizes
+    return whole and (start == 0 or start in known) and (end >= size or end in known)
+
+
 def split(tracer: Tracer, call: Call) -> Sequence[Tag]:
-    """Pieces of equal size shrink alike if their channels turn out to be tied; others can't."""
+    """Pieces of equal size shrink alike; others as far as it is known how their sizes follow."""
     x = call.tensors[0]
     tag, tags = tracer.tag(x), moved(tracer, call)
     dim = (call["dim"] or 0) % max(x.dim(), 1)
     for i, factor in enumerate(tag.factors):
         if dim in support(factor):
-            tracer.balance([piece.factors[i] for piece in tags])
+            pieces = [piece.factors[i] for piece in tags]
+            if call.name == "unbind":
+                tracer.balance(pieces)
+            else:
+                _divide(tracer, pieces, [out.shape[dim] for out in call.outputs])
     return tags
+
+
+def _divide(tracer: Tracer, pieces: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    """Tie equal pieces, which code may have made by their number, and pin others of unknown sizes."""
+    if len(set(sizes)) == 1 and not tracer.given.apart:
+        for piece in pieces[1:]:
+            tracer.labels.tie(pieces[0], piece, "its channels are split into parts of which one stays")
+    elif sum(size not in tracer.given.sizes for size in sizes) > 1:
+        tracer.labels.pin(pieces, "its channels are split into unequal parts, whose sizes are written in code")
 
 
 def joined(tracer: Tracer, call: Call) -> Sequence[Tag]:

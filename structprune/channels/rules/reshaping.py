@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from structprune.channels.labels import Tag, collapsed, support
 from structprune.channels.rules.calls import MOST_INPUTS, Call, Tracer
+from structprune.channels.sizes import is_number
 from structprune.layers import EMBEDDED, HEAD_WIDTHS, HEADS, WHOLE
 
 
@@ -68,14 +69,14 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int],
 def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequence[int]) -> Tensor:
     """Let whole slices along one of several dimensions leave: heads where a module counts them."""
     name, module = tracer.inside()
-    numbers = {a: count for a, count in vars(module).items() if type(count) is int}
+    numbers = {a: count for a, count in vars(module).items() if is_number(count)}
     heads = [(a, numbers[a]) for a in HEADS if a in numbers]
     # Of several that fit, the last but the width of a head: there are three heads beside q, k and v at times.
     # A module that doesn't hold a head's width computes it from one that is not to change.
     widths = [width for a, width in numbers.items() if a.endswith(HEAD_WIDTHS)]
     held = after[varied[-1]] in (widths or numbers.values())
     counted = [d for d in varied[:-1] if held and any(_counts(laid, d, count) for _, count in heads)]
-    chosen = counted[-1] if counted else max(varied, key=lambda d: after[d])
+    chosen = counted[-1] if counted else _widest(module, varied, after)
     others = [d for d in varied if d != chosen]
     one = laid
     for d in others:
@@ -85,6 +86,13 @@ def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequenc
         if chosen in counted and _counts(one, chosen, count):
             tracer.resize(name, attribute, _first(one, chosen, count))
     return one
+
+
+def _widest(module: nn.Module, varied: Sequence[int], after: Sequence[int]) -> int:
+    """The dimension that channels lie along: in front of space, or else the widest."""
+    if isinstance(module, nn.Unflatten) or len(varied) > 2:
+        return varied[0]
+    return max(varied, key=lambda d: after[d])
 
 
 def _note_whole(tracer: Tracer, laid: Tensor, dim: int, attributes: Sequence[str]) -> None:

@@ -97,7 +97,7 @@ def _settled(trace: Trace) -> Classes:
         if any(len(kind) != len(kinds[0]) or (kind != kinds[0]).any() for kind in kinds):
             for kind in kinds:
                 for owner in set(kind.tolist()):
-                    reasons.setdefault(owner, "its channels are split")
+                    reasons.setdefault(owner, "its channels are taken apart one by one, by unbind")
     return Classes(classes.of, reasons)
 
 

@@ -200,6 +200,11 @@ def _of_labels(labels: Tensor) -> Counted:
     return Counted((Term(labels, len(labels)),))
 
 
+MIXING = ("local_response_norm",)
+"""Calls in which neighbouring channels change each other, whose operations would tell it less plainly."""
+
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
 SHAPED = ("view", "reshape", "unflatten", "expand", "broadcast_to")
 """Calls that are told the sizes of what comes out, in their order."""
 
@@ -221,8 +226,11 @@ class Sizes(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if self.book.muted:
             return func(*args, **kwargs)
-        if name == "size" or func is torch.Tensor.shape.__get__:  # type: ignore[attr-defined]
+        if name == "size" or func == _SHAPE:
             return self._shape(func(*args, **kwargs), args, kwargs)
+        if name in MIXING:
+            reason = f"its channels are mixed by {name}"
+            self.book.labels.pin(self.book.tag(args[0] if args else kwargs["input"]).factors, reason)
         values = (*args, *kwargs.values())
         numbers = [n for n in _numbers(values) if isinstance(n, Counted)]
         if not numbers:
@@ -249,9 +257,12 @@ class Sizes(TorchFunctionMode):
     def _count(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         if name.startswith("split"):
             dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
-            sizes = _numbers((*args[1:2], *kwargs.values()))
-            for piece in out:
-                self._count_run(piece, dim, next((n for n in sizes if n == piece.shape[dim]), 0))
+            keys = ("split_size", "split_size_or_sections", "split_sizes")
+            sizes = _numbers((*args[1:2], *(kwargs[k] for k in keys if k in kwargs)))
+            sizes = sizes if len(sizes) == len(out) else sizes[:1] * len(out)
+            for piece, number in zip(out, sizes, strict=True):
+                if number == piece.shape[dim]:
+                    self._count_run(piece, dim, number)
         elif name == "__getitem__":
             for dim, boundary in _boundaries(args[1], args[0].dim()):
                 self._count_run(args[0], dim, boundary)
@@ -261,7 +272,7 @@ class Sizes(TorchFunctionMode):
             self._count_run(out, dim, length)
         elif name in SHAPED or name in MADE:
             for dim, number in _dimensions(name, args, kwargs, out):
-                if name in MADE and isinstance(number, Counted):
+                if isinstance(number, Counted) and _is_new(name, args, out, dim):
                     self.book.make(out, dim)
                 self._count_run(out, dim, number)
 
@@ -272,6 +283,14 @@ class Sizes(TorchFunctionMode):
         for factor in self.book.tag(x).factors:
             if support(factor) == {dim % x.dim()}:
                 count(self.book, number, factor.flatten()[:number])
+
+
+def _is_new(name: str, args: tuple[Any, ...], out: Tensor, dim: int) -> bool:
+    """Tell whether entries along a dimension of what comes out are new and all alike."""
+    if name not in ("expand", "broadcast_to"):
+        return name in MADE
+    before = args[0].dim() - out.dim() + dim
+    return bool(before < 0 or (args[0].shape[before] == 1 < out.shape[dim]))
 
 
 def _dimensions(

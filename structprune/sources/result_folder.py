@@ -19,7 +19,7 @@ from structprune.attention import fit_heads
 from structprune.errors import InputError
 from structprune.sources.architecture import build, build_on_meta
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, read_plan
-from structprune.sources.widths import Width, Widths, set_widths, shapes_implied, widths_of
+from structprune.sources.widths import Width, Widths, counted_in, set_widths, shapes_implied, widths_of
 
 WEIGHTS = "model.safetensors"
 
@@ -102,7 +102,16 @@ def check_widths(plan: PlanFile, dense: nn.Module) -> None:
     Raises:
         InputError: a layer or an attribute is missing or unknown, or a width is larger than before the cut.
     """
-    full = widths_of(dense)
+    known = widths_of(dense)
+    full = widths_of(dense, counted_in(plan.dense_widths, dense))
+    for layer, attributes in full.items():
+        for name, width in attributes.items():
+            further = name not in known.get(layer, {}) and plan.dense_widths[layer][name] != width
+            if further:
+                raise InputError(
+                    f"{PLAN}: the number {layer}.{name} was {_shown(plan.dense_widths[layer][name])}"
+                    f" before the cut, and this network has {_shown(width)}"
+                )
     for title, smaller, larger in (
         ("dense width", plan.dense_widths, full),
         ("width", plan.widths, plan.dense_widths),

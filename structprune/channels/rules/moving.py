@@ -142,6 +142,50 @@ def _divide(tracer: Tracer, pieces: Sequence[Tensor], sizes: Sequence[int]) -> N
         tracer.labels.pin(pieces, "its channels are split into unequal parts, whose sizes are written in code")
 
 
+def scattered(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Entries added or written where numbers say, along a dimension that has no channels."""
+    x, (out,) = call["self"], call.outputs
+    source = next((call[k] for k in ("source", "src") if isinstance(call[k], Tensor)), None)
+    dim = call["dim"] % x.dim()
+    operands = []
+    for tensor in [x] if source is None else [x, source]:
+        tag = tracer.tag(tensor)
+        along_it = [f for f in tag.factors if dim in support(f)]
+        tracer.labels.pin(along_it, f"its channels are written by number, by {call.name}")
+        across = tuple(f for f in tag.factors if dim not in support(f))
+        operands.append((Tag(across, tag.makers), [*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :]]))
+    tracer.labels.pin(tracer.tag(call["index"]).factors, f"its channels are numbers that {call.name} goes by")
+    shape = [*out.shape[:dim], 1, *out.shape[dim + 1 :]]
+    if source is not None and operands[1][1] != shape:
+        reason = f"its channels are written next to others that stay, by {call.name}"
+        tracer.labels.pin([f for tag, _ in operands for f in tag.factors], reason)
+        return [Tag((), makers_of(tracer, call))]
+    made = merged(tracer.labels, shape, operands, "its channels are added to values that stay")
+    return [replace(made, weight=False)]
+
+
+def put_in(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Rows written by number, as x[index] = y does: what lies along other dimensions meets entry by entry."""
+    x, values, (first, *others) = call["self"], call["values"], call["indices"]
+    if first is not None and first.shape == x.shape and first.dtype == torch.bool and values.numel() == 1:
+        operands = [(tracer.tag(t), t.shape) for t in (x, first, values)]
+        return [merged(tracer.labels, x.shape, operands, "its channels meet values that stay")]
+    whole = first is not None and not any(isinstance(i, Tensor) for i in others)
+    behind = x.dim() - 1 if whole and (first.dtype != torch.bool or first.dim() == 1) else 0
+    operands = []
+    for tensor in (x, values):
+        tag, shape = tracer.tag(tensor), list(tensor.shape[max(tensor.dim() - behind, 0) :])
+        across = [f for f in tag.factors if all(d >= f.dim() - behind for d in support(f))]
+        odd = [f for f in tag.factors if not any(f is one for one in across)]
+        tracer.labels.pin(odd, f"its channels are written by number, by {call.name}")
+        rows = tuple(f.reshape(f.shape[f.dim() - len(shape) :]) for f in across)
+        operands.append((Tag(rows, tag.makers), shape))
+    reason = "its channels are written beside values that stay"
+    made = merged(tracer.labels, x.shape[x.dim() - behind :], operands, reason)
+    factors = tuple(f.reshape([1] * (x.dim() - f.dim()) + list(f.shape)) for f in made.factors)
+    return [Tag(factors, made.makers)]
+
+
 def joined(tracer: Tracer, call: Call) -> Sequence[Tag]:
     """A concatenation: each piece keeps its own labels along that dimension; along others they meet."""
     pieces = [x for x in call["tensors"] if x.numel()]

@@ -90,7 +90,7 @@ def channel_groups(
     groups = tuple(_group(c, modules) for c in found if not c.is_output and c.name not in reasons)
     return ChannelGroups(
         groups=groups,
-        protected=tuple(_protected(found, groups, layers, reasons, outputs)),
+        protected=(*_protected(found, groups, layers, reasons, outputs), *_other_weights(model, groups)),
         widths={name: out_width(layer) for name, layer in layers.items() if name not in outputs},
         outputs=tuple(name for name in layers if name in outputs),
     )
@@ -209,6 +209,27 @@ def _widths(candidate: Candidate, layers: Layers) -> Iterator[tuple[Coupling, in
 
 def _is_lopsided(layer: nn.Module) -> bool:
     return isinstance(layer, Conv) and 1 < layer.groups == layer.out_channels != layer.in_channels
+
+
+def _other_weights(model: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[Protected]:
+    """Name weights of no kind that is cut, and that no group cuts along: modules, or parameters beside some."""
+    layers = dict(node_layers(model))
+    cut = {row.tensor for group in groups for row in group.loose}
+    for name, module in model.named_modules():
+        own = [(f"{name}.{key}" if name else key, p) for key, p in module.named_parameters(recurse=False)]
+        weights = [key for key, p in own if sum(size > 1 for size in p.shape) > 1 and key not in cut]
+        if name in layers or _inside_any(name, layers):
+            continue
+        kind = type(module).__name__
+        if not name or any(True for child in module.children() for _ in child.parameters()):
+            reason = f"a parameter of {kind} itself, of no convolution or linear layer"
+            yield from (Protected(key, reason) for key in weights)
+        elif weights:
+            yield Protected(name, f"{kind} has weights, and is no kind of layer whose nodes are cut")
+
+
+def _inside_any(name: str, layers: Layers) -> bool:
+    return any(name.startswith(f"{layer}.") for layer in layers)
 
 
 def _protected(

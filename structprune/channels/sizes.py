@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Protocol
@@ -44,11 +45,13 @@ class Term:
     Attributes:
         source: where the number comes from: an attribute, or labels (C,) one for each that is counted.
         size: how many the source counts.
+        labels: of the trace that it is a number of; caches of a network's own may keep it for longer.
         factor: of the source's number that this one is.
     """
 
     source: Place | Tensor
     size: int
+    labels: Labels
     factor: Fraction = Fraction(1)
 
     @property
@@ -88,6 +91,19 @@ class Counted(int):
         terms = tuple(replace(term, factor=term.factor * factor) for term in self.terms)
         whole = all((term.size * term.factor).denominator == 1 for term in terms)
         return Counted(terms) if whole and factor > 0 else int(int(self) * factor)
+
+    def __hash__(self) -> int:
+        """Be the number as a key, but for a width of a tensor: what is cached by it is not another's."""
+        sources = [term.source for term in self.terms]
+        return int.__hash__(self) + sum(id(source) for source in sources if isinstance(source, Tensor))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare as numbers do."""
+        return int.__eq__(self, other)  # type: ignore[operator]
+
+    def of(self, labels: Labels) -> bool:
+        """Tell whether it is a number of a trace."""
+        return all(term.labels is labels for term in self.terms)
 
     def __deepcopy__(self, memo: Any) -> Counted:
         """Return itself, as numbers do."""
@@ -148,20 +164,31 @@ class Given:
 NONE_GIVEN = Given()
 
 
-def watch(model: nn.Module, sides: Mapping[tuple[str, str], Tensor]) -> None:
-    """Let the whole numbers of a copy's modules know whose they are.
+@contextmanager
+def watched(model: nn.Module, labels: Labels, sides: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
+    """Let the whole numbers of a network's modules know whose they are while the block runs.
 
     Args:
         model: a copy that is only run.
+        labels: those of the trace.
         sides: (layer, side) -> labels of that side.
     """
+    plain: list[tuple[dict[str, Any], str, Any, Any]] = []
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
         for attribute, value in list(vars(module).items()):
-            numbers = _known(name, module, attribute, value, sides)
+            numbers = _known(Place(name, attribute), module, value, labels, sides)
             if numbers is not None:
-                vars(module)[attribute] = numbers
+                plain.append((vars(module), attribute, value, numbers))
+    try:
+        for own, attribute, _, numbers in plain:
+            own[attribute] = numbers
+        yield
+    finally:
+        for own, attribute, value, numbers in plain:
+            if own.get(attribute) is numbers:
+                own[attribute] = value
 
 
 _WIDTHS = {
@@ -173,20 +200,21 @@ _WIDTHS = {
 
 
 def _known(
-    name: str, module: nn.Module, attribute: str, value: Any, sides: Mapping[tuple[str, str], Tensor]
+    place: Place, module: nn.Module, value: Any, labels: Labels, sides: Mapping[tuple[str, str], Tensor]
 ) -> Any:
+    name, attribute = place.module, place.attribute
     if isinstance(module, WEIGHTED) and attribute in _WIDTHS:  # a cut changes these by itself
-        labels = sides.get((name, "producers" if is_depthwise(module) else _WIDTHS[attribute]))
-        return None if labels is None else _of_labels(labels)
+        side = sides.get((name, "producers" if is_depthwise(module) else _WIDTHS[attribute]))
+        return None if side is None else _of_labels(side, labels)
     if isinstance(module, Recurrent) and attribute == "hidden_size":
         units = sides.get((name, "producers"))
-        return None if units is None else _of_labels(units[:value])
+        return None if units is None else _of_labels(units[:value], labels)
     if type(module).__module__.startswith("torch.nn.") and attribute != "unflattened_size":
         return None
     if type(value) is int and value > 1:
-        return Counted((Term(Place(name, attribute), value),))
-    if type(value) in (list, tuple) and value and all(type(v) is int for v in value):
-        terms = [Term(Place(name, attribute, i), v) for i, v in enumerate(value)]
+        return Counted((Term(place, value, labels),))
+    if type(value) in (list, tuple) and value and all(type(v) is int and v >= 0 for v in value):
+        terms = [Term(replace(place, index=i), v, labels) for i, v in enumerate(value)]
         return type(value)(Counted((term,)) if term.size > 1 else term.size for term in terms)
     return None
 
@@ -196,8 +224,8 @@ def is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _of_labels(labels: Tensor) -> Counted:
-    return Counted((Term(labels, len(labels)),))
+def _of_labels(counted: Tensor, labels: Labels) -> Counted:
+    return Counted((Term(counted, len(counted), labels),))
 
 
 MIXING = ("local_response_norm",)
@@ -213,7 +241,7 @@ MADE = tuple(f"{new}{what}" for new in ("", "new_") for what in ("zeros", "ones"
 
 
 class Sizes(TorchFunctionMode):
-    """Watches calls that take sizes."""
+    """Watches calls that take sizes, and those that tell them."""
 
     def __init__(self, book: Book) -> None:
         super().__init__()
@@ -232,7 +260,7 @@ class Sizes(TorchFunctionMode):
             reason = f"its channels are mixed by {name}"
             self.book.labels.pin(self.book.tag(args[0] if args else kwargs["input"]).factors, reason)
         values = (*args, *kwargs.values())
-        numbers = [n for n in _numbers(values) if isinstance(n, Counted)]
+        numbers = [n for n in _numbers(values) if isinstance(n, Counted) and n.of(self.book.labels)]
         if not numbers:
             return func(*args, **kwargs)
         self.book.given = Given(frozenset(int(n) for n in numbers), name.startswith("split") and _apart(values))
@@ -249,7 +277,7 @@ class Sizes(TorchFunctionMode):
         labels = {next(iter(support(f))): f.flatten() for f in known}
         if not labels:
             return out
-        numbers = [_of_labels(labels[d]) if d in labels else size for d, size in enumerate(x.shape)]
+        numbers = [_of_labels(labels[d], self.book.labels) if d in labels else size for d, size in enumerate(x.shape)]
         if isinstance(out, int):
             return numbers[args[1] if len(args) > 1 else kwargs["dim"]]
         return Shape(numbers)
@@ -278,7 +306,7 @@ class Sizes(TorchFunctionMode):
 
     def _count_run(self, x: Tensor, dim: int, number: int) -> None:
         """A number counts the first entries along a dimension."""
-        if not isinstance(number, Counted) or number > x.shape[dim]:
+        if not isinstance(number, Counted) or number > x.shape[dim] or not number.of(self.book.labels):
             return
         for factor in self.book.tag(x).factors:
             if support(factor) == {dim % x.dim()}:

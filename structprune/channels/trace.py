@@ -45,6 +45,7 @@ class Trace:
     pieces: list[list[Tensor]] = field(default_factory=list)
     sizings: dict[Place, Tensor] = field(default_factory=dict)
     given: Given = NONE_GIVEN
+    sized: bool = True
     outputs: list[Tensor] = field(default_factory=list)
     cut_padded: bool = False
     embedding: bool = False

@@ -16,7 +16,7 @@ from structprune.channels.isolated import Limits, exhausted
 from structprune.channels.labelling import labelled
 from structprune.channels.labels import Tag, along, support
 from structprune.channels.reading import Candidate, read_off
-from structprune.channels.sizes import Sizes, watch
+from structprune.channels.sizes import Sizes, watched
 from structprune.channels.trace import SECONDS, Trace
 from structprune.errors import InputError
 from structprune.layers import Norm, Recurrent, node_layers
@@ -60,12 +60,26 @@ def candidates(
         InputError: the network can't be run.
         MemoryError: there is not enough memory to run it.
     """
-    trace = labelled(model)
-    trace.cut_padded, trace.embedding = cut_padded, embedding
-    watch(model, trace.sides)
     model.eval()
     try:
-        _run(model, inputs, trace)
+        trace = _traced(model, inputs, cut_padded, embedding, sized=True)
+    except Exception as error:  # code that takes nothing but plain numbers, perhaps
+        if exhausted(error):
+            raise MemoryError from error
+        trace = _traced_plainly(model, inputs, cut_padded, embedding)
+    if any(name not in trace.reached for name, _ in node_layers(model)):
+        _run_in_training(model, inputs, trace)
+    for name, _ in node_layers(model):
+        if name not in trace.reached:
+            trace.labels.pin(trace.written(name), UNREACHED)
+    return read_off(trace, {name: number for number, (name, _) in enumerate(model.named_modules())})
+
+
+def _traced_plainly(
+    model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool, embedding: bool
+) -> Trace:
+    try:
+        return _traced(model, inputs, cut_padded, embedding, sized=False)
     except Exception as error:  # a forward pass raises whatever it likes
         if exhausted(error):
             raise MemoryError from error
@@ -74,12 +88,15 @@ def candidates(
             f"the network can't be traced with inputs of shape {[tuple(x.shape) for x in inputs]}: {reason}; "
             "give an example input that its forward pass accepts (--input-size)"
         ) from error
-    if any(name not in trace.reached for name, _ in node_layers(model)):
-        _run_in_training(model, inputs, trace)
-    for name, _ in node_layers(model):
-        if name not in trace.reached:
-            trace.labels.pin(trace.written(name), UNREACHED)
-    return read_off(trace, {name: number for number, (name, _) in enumerate(model.named_modules())})
+
+
+def _traced(
+    model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool, embedding: bool, sized: bool
+) -> Trace:
+    trace = labelled(model)
+    trace.cut_padded, trace.embedding, trace.sized = cut_padded, embedding, sized
+    _run(model, inputs, trace)
+    return trace
 
 
 def _run_in_training(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> None:
@@ -97,12 +114,21 @@ def _run_in_training(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace)
 
 def _run(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), exact_arithmetic(), _followed(model, trace):
-        with _Recorder(trace), Sizes(trace):
+        with _Recorder(trace), _sizes_watched(model, trace):
             outputs = model(*(x.clone() for x in inputs))
         for x in tree_leaves(outputs):
             if isinstance(x, Tensor):
                 trace.outputs += trace.tag(x).factors
                 trace.makers |= trace.tag(x).makers
+
+
+@contextmanager
+def _sizes_watched(model: nn.Module, trace: Trace) -> Iterator[None]:
+    if not trace.sized:
+        yield
+        return
+    with watched(model, trace.labels, trace.sides), Sizes(trace):
+        yield
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from structprune.criteria import parts
 from structprune.criteria.ntk_sap import DRAWING, draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
+from structprune.layers import counted_down
 from structprune.proofs import LEAST_SPREAD, reloaded, require, signature, varies
 from structprune.redraw import begun_again
 from structprune.report import Accuracy, Count, Measurement, Met, Proof, Report, to_json
@@ -110,14 +111,13 @@ def _of_constants(proof: Proof, dead: Sequence[str]) -> Proof:
 
 
 def _write_network(request: Request, folder: Path, cut: CutNetwork) -> None:
-    counted = [(row.module, row.attribute) for group in cut.groups for row in group.sizes]
     save_weights_and_plan(
         folder,
         cut.small,
         cut.plan,
         request.architecture,
         tuple(request.example[0].shape[1:]),
-        dense_widths=widths_of(request.model, counted),
+        dense_widths=widths_of(request.model, counted_down(cut.small)),
         name=request.name,
     )
 

@@ -28,6 +28,19 @@ WHOLE = ("attn_dim", "all_head_size", "inner_dim")
 EMBEDDED = ("hidden_dim",)
 
 
+_COUNTED = "_counted_down"
+
+
+def note_counted(module: nn.Module, attribute: str) -> None:
+    """Note that a number of a module is not what its class made it, so that it is saved with the widths."""
+    vars(module)[_COUNTED] = tuple(dict.fromkeys((*vars(module).get(_COUNTED, ()), attribute)))
+
+
+def counted_down(model: nn.Module) -> set[tuple[str, str]]:
+    """Return (module, attribute) of every number of a network that cuts have made smaller."""
+    return {(name, a) for name, module in model.named_modules() for a in vars(module).get(_COUNTED, ())}
+
+
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, layer) of every conv and linear layer, a layer that is used twice once."""
     return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, WEIGHTED))

@@ -27,6 +27,7 @@ from structprune.layers import (
     conv_groups,
     is_depthwise,
     node_layers,
+    note_counted,
     out_width,
     recurrent_reads,
     weight_of,
@@ -59,7 +60,8 @@ def shrink(model: nn.Module, groups: ChannelGroups, plan: Plan) -> nn.Module:
     for (name, dim), channels in _loose_cuts(groups, plan).items():
         _cut_loose(small, name, dim, channels)
     for (name, attribute, index), numbers in _size_cuts(groups, plan).items():
-        _count_down(layers[name], attribute, index, len(numbers))
+        if numbers:
+            _count_down(layers[name], attribute, index, len(numbers))
     # A cut makes new parameters, which ask for gradients.
     for name, parameter in model.named_parameters():
         small.get_parameter(name).requires_grad_(parameter.requires_grad)
@@ -96,6 +98,7 @@ def _size_cuts(groups: ChannelGroups, plan: Plan) -> dict[tuple[str, str, int | 
 def _count_down(module: nn.Module, attribute: str, index: int | None, count: int) -> None:
     """Make a number that a module holds smaller, by itself or in a list or tuple."""
     held = getattr(module, attribute)
+    note_counted(module, attribute)
     if index is None:
         setattr(module, attribute, held - count)
     else:

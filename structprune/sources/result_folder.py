@@ -102,16 +102,7 @@ def check_widths(plan: PlanFile, dense: nn.Module) -> None:
     Raises:
         InputError: a layer or an attribute is missing or unknown, or a width is larger than before the cut.
     """
-    known = widths_of(dense)
     full = widths_of(dense, counted_in(plan.dense_widths, dense))
-    for layer, attributes in full.items():
-        for name, width in attributes.items():
-            further = name not in known.get(layer, {}) and plan.dense_widths[layer][name] != width
-            if further:
-                raise InputError(
-                    f"{PLAN}: the number {layer}.{name} was {_shown(plan.dense_widths[layer][name])}"
-                    f" before the cut, and this network has {_shown(width)}"
-                )
     for title, smaller, larger in (
         ("dense width", plan.dense_widths, full),
         ("width", plan.widths, plan.dense_widths),

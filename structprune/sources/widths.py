@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from structprune.layers import EMBEDDED, HEADS, WHOLE
+from structprune.layers import EMBEDDED, HEADS, WHOLE, counted_down, note_counted
 
 Width = int | tuple[int, ...]
 Widths = Mapping[str, Mapping[str, Width]]
@@ -35,14 +35,15 @@ def widths_of(model: nn.Module, counted: Iterable[tuple[str, str]] = ()) -> Widt
 
     Args:
         model: the network.
-        counted: (module, attribute) of further numbers that a cut makes smaller, in modules of any kind.
+        counted: (module, attribute) of further numbers, in modules of any kind; those that cuts have made
+            smaller already are among the widths anyway.
 
     Example:
         >>> widths_of(nn.Sequential(nn.Linear(4, 7), nn.ReLU()))
         {'0': {'in_features': 4, 'out_features': 7}}
     """
     further: dict[str, list[str]] = {}
-    for layer, attribute in sorted(set(counted)):
+    for layer, attribute in sorted({*counted, *counted_down(model)}):
         further.setdefault(layer, []).append(attribute)
     return {
         name: {attribute: _width(getattr(module, attribute)) for attribute in dict.fromkeys(attributes)}
@@ -86,6 +87,8 @@ def set_widths(model: nn.Module, widths: Widths) -> None:
         for attribute, width in attributes.items():
             is_list = isinstance(getattr(module, attribute, None), list)
             setattr(module, attribute, list(width) if is_list and isinstance(width, tuple) else width)
+            if attribute not in _attributes(module):
+                note_counted(module, attribute)
 
 
 def shapes_implied(module: nn.Module, widths: Mapping[str, Any]) -> Mapping[str, Shape]:

@@ -25,6 +25,7 @@ from structprune.criteria import parts
 from structprune.criteria.ntk_sap import DRAWING, draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
+from structprune.layers import counted_down
 from structprune.proofs import LEAST_SPREAD, reloaded, require, signature, varies
 from structprune.redraw import begun_again
 from structprune.report import Accuracy, Count, Measurement, Met, Proof, Report, to_json
@@ -86,7 +87,7 @@ def written_and_proven(run: Run, cut: CutNetwork, dead: Sequence[str] = ()) -> l
     """
     request, small = run.request, cut.small
     with run.clock.step("write", "writing and reading back"):
-        _write_network(request, run.folder, small, cut.plan)
+        _write_network(request, run.folder, cut)
         # A factory is code that load() runs only for those who say so; they may as well bring the network.
         named = request.architecture is not None and request.architecture.zoo != FACTORY
         unpruned = None if named else request.model
@@ -109,14 +110,14 @@ def _of_constants(proof: Proof, dead: Sequence[str]) -> Proof:
     return replace(proof, passed=proof.error < proof.tolerance, how=how)
 
 
-def _write_network(request: Request, folder: Path, small: nn.Module, plan: Plan) -> None:
+def _write_network(request: Request, folder: Path, cut: CutNetwork) -> None:
     save_weights_and_plan(
         folder,
-        small,
-        plan,
+        cut.small,
+        cut.plan,
         request.architecture,
         tuple(request.example[0].shape[1:]),
-        dense_widths=widths_of(request.model),
+        dense_widths=widths_of(request.model, counted_down(cut.small)),
         name=request.name,
     )
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 BatchNorm = _BatchNorm
 Conv = _ConvNd
 ConvTranspose = _ConvTransposeNd
-Recurrent = nn.RNNBase
+Norm = _NormBase
+"""Batch norms and instance norms."""
+Recurrent: TypeAlias = nn.RNNBase | nn.RNNCellBase
 Attention = nn.MultiheadAttention
 WEIGHTED = (_ConvNd, nn.Linear)
 """Layers that have nodes and prunable weights; :func:`is_weighted` knows more."""
@@ -54,6 +57,19 @@ def is_weighted(layer: nn.Module) -> bool:
     return isinstance(layer, WEIGHTED) or is_turned(layer)
 
 
+_COUNTED = "_counted_down"
+
+
+def note_counted(module: nn.Module, attribute: str) -> None:
+    """Note that a number of a module is not what its class made it, so that it is saved with the widths."""
+    vars(module)[_COUNTED] = tuple(dict.fromkeys((*vars(module).get(_COUNTED, ()), attribute)))
+
+
+def counted_down(model: nn.Module) -> set[tuple[str, str]]:
+    """Return (module, attribute) of every number of a network that cuts have made smaller."""
+    return {(name, a) for name, module in model.named_modules() for a in vars(module).get(_COUNTED, ())}
+
+
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, layer) of every conv and linear layer, a layer that is used twice once."""
     return ((name, layer) for name, layer in model.named_modules() if is_weighted(layer))
@@ -70,7 +86,7 @@ def node_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _has_nodes(layer: nn.Module) -> bool:
     if isinstance(layer, Recurrent):
-        return layer.proj_size == 0
+        return getattr(layer, "proj_size", 0) == 0
     if isinstance(layer, Attention):
         return layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
     return is_weighted(layer)
@@ -124,8 +140,8 @@ def rows_of(layer: nn.Module, weight: Tensor) -> Tensor:
 
 
 def stages(layer: Recurrent) -> int:
-    """Return layers times directions of a recurrent layer: how often its hidden units are there."""
-    return layer.num_layers * (2 if layer.bidirectional else 1)
+    """Return layers times directions of a recurrent layer, 1 for a cell: how often its units are there."""
+    return 1 if isinstance(layer, nn.RNNCellBase) else layer.num_layers * (2 if layer.bidirectional else 1)
 
 
 def recurrent_reads(layer: Recurrent) -> Mapping[str, Tensor]:
@@ -133,8 +149,10 @@ def recurrent_reads(layer: Recurrent) -> Mapping[str, Tensor]:
 
     Inputs come first, then the units: of layer 0 forwards, of layer 0 backwards, of layer 1 and so on.
     """
-    directions = 2 if layer.bidirectional else 1
     inputs = torch.arange(layer.input_size)
+    if isinstance(layer, nn.RNNCellBase):
+        return {"weight_ih": inputs, "weight_hh": layer.input_size + torch.arange(layer.hidden_size)}
+    directions = 2 if layer.bidirectional else 1
     units_SH = layer.input_size + torch.arange(out_width(layer)).reshape(-1, layer.hidden_size)
     reads: dict[str, Tensor] = {}
     for stage in range(stages(layer)):

@@ -21,15 +21,16 @@ from structprune.channels import ChannelGroup, ChannelGroups, Coupling, Loose, S
 from structprune.layers import (
     TURNED,
     Attention,
-    BatchNorm,
     Conv,
     ConvTranspose,
+    Norm,
     Recurrent,
     conv_groups,
     is_depthwise,
     is_turned,
     node_layers,
     normalises,
+    note_counted,
     out_width,
     recurrent_reads,
     weight_of,
@@ -61,8 +62,9 @@ def shrink(model: nn.Module, groups: ChannelGroups, plan: Plan) -> nn.Module:
             _cut_outputs(layers[name], sorted(channels))
     for (name, dim), channels in _loose_cuts(groups, plan).items():
         _cut_loose(small, name, dim, channels)
-    for (name, attribute), count in _size_cuts(groups, plan).items():
-        setattr(layers[name], attribute, getattr(layers[name], attribute) - count)
+    for (name, attribute, index), numbers in _size_cuts(groups, plan).items():
+        if numbers:
+            _count_down(layers[name], attribute, index, len(numbers))
     # A cut makes new parameters, which ask for gradients.
     for name, parameter in model.named_parameters():
         small.get_parameter(name).requires_grad_(parameter.requires_grad)
@@ -87,13 +89,24 @@ def _loose_cuts(groups: ChannelGroups, plan: Plan) -> dict[tuple[str, int], set[
     return {key: channels for key, channels in gone.items() if channels}
 
 
-def _size_cuts(groups: ChannelGroups, plan: Plan) -> dict[tuple[str, str], int]:
-    """Return (module, attribute) -> how many of what it counts leave."""
-    gone: dict[tuple[str, str], int] = defaultdict(int)
+def _size_cuts(groups: ChannelGroups, plan: Plan) -> dict[tuple[str, str, int | None], set[int]]:
+    """Return (module, attribute, which of its numbers) -> what leaves of what it counts."""
+    gone: dict[tuple[str, str, int | None], set[int]] = defaultdict(set)
     for group in groups:
         for row in group.sizes:
-            gone[row.module, row.attribute] += len(_leaving(row, plan.keep[group.name]))
+            gone[row.module, row.attribute, row.index] |= _leaving(row, plan.keep[group.name])
     return gone
+
+
+def _count_down(module: nn.Module, attribute: str, index: int | None, count: int) -> None:
+    """Make a number that a module holds smaller, by itself or in a list or tuple."""
+    held = getattr(module, attribute)
+    note_counted(module, attribute)
+    if index is None:
+        setattr(module, attribute, held - count)
+    else:
+        numbers = [size - count if i == index else size for i, size in enumerate(held)]
+        setattr(module, attribute, type(held)(numbers))
 
 
 def _leaving(row: Coupling | Loose | Sizing, keep: Tensor) -> set[int]:
@@ -118,14 +131,14 @@ def _cut_outputs(layer: nn.Module, channels: list[int]) -> None:
         tp.prune_linear_out_channels(layer, channels)
     elif is_turned(layer):
         _cut_turned(layer, 1, channels)
-    elif isinstance(layer, BatchNorm):
-        tp.prune_batchnorm_out_channels(layer, channels)
+    elif isinstance(layer, Norm):
+        _cut_norm(layer, "num_features", channels)
     elif isinstance(layer, Recurrent):
         _cut_units(layer, channels)
     elif isinstance(layer, Attention):
         _cut_rows(layer, channels)
     elif isinstance(layer, nn.GroupNorm):
-        tp.prune_groupnorm_out_channels(layer, channels)
+        _cut_norm(layer, "num_channels", channels)
     elif normalises(layer):
         _cut_normalised(layer, channels)
     elif isinstance(layer, nn.PReLU):
@@ -182,8 +195,9 @@ def _cut_grouped_transposed_outputs(layer: ConvTranspose, channels: list[int]) -
 
 def _cut_recurrent_inputs(layer: Recurrent, inputs: list[int]) -> None:
     for key, reads in recurrent_reads(layer).items():
-        if key.startswith("weight_ih_l0"):
-            _replace(layer, key, 1, [i for i, column in enumerate(reads.tolist()) if column in set(inputs)])
+        gone = [i for i, column in enumerate(reads.tolist()) if column in set(inputs)]
+        if gone:
+            _replace(layer, key, 1, gone)
     layer.input_size -= len(inputs)
 
 
@@ -207,6 +221,14 @@ def _cut_turned(layer: nn.Module, dim: int, channels: list[int]) -> None:
     for attribute, along in TURNED.items():
         if along == dim and attribute in vars(layer):
             setattr(layer, attribute, vars(layer)[attribute] - len(channels))
+
+
+def _cut_norm(layer: Norm | nn.GroupNorm, width: str, channels: list[int]) -> None:
+    """Remove channels of a norm that has a number for each, or none at all."""
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(layer, key, None) is not None:
+            _replace(layer, key, 0, channels)
+    setattr(layer, width, getattr(layer, width) - len(channels))
 
 
 def _cut_normalised(layer: nn.Module, channels: list[int]) -> None:
@@ -263,6 +285,7 @@ def regrouped(groups: ChannelGroups, plan: Plan) -> ChannelGroups:
     gone = {side: cuts(groups, plan, side) for side in ("producers", "consumers", "carriers")}
 
     gone_loose = defaultdict(set, _loose_cuts(groups, plan))
+    gone_sizes = _size_cuts(groups, plan)
 
     def small(group: ChannelGroup) -> ChannelGroup:
         keep = plan.keep[group.name]
@@ -279,7 +302,10 @@ def regrouped(groups: ChannelGroups, plan: Plan) -> ChannelGroups:
             consumers=side("consumers"),
             carriers=side("carriers"),
             loose=tuple(_renumbered_row(row, keep, gone_loose[row.tensor, row.dim]) for row in group.loose),
-            sizes=tuple(_renumbered_row(row, keep, _leaving(row, keep)) for row in group.sizes),
+            sizes=tuple(
+                _renumbered_row(row, keep, gone_sizes[row.module, row.attribute, row.index])
+                for row in group.sizes
+            ),
         )
 
     nodes = {n: w - len(gone["producers"].get(n, ())) for n, w in groups.widths.items()}

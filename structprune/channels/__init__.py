@@ -7,13 +7,13 @@ surgery need neither the labels nor another traced pass.
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 
+import torch
 from torch import Tensor, nn
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
@@ -91,7 +91,7 @@ def channel_groups(
     groups = tuple(_group(c, modules) for c in found if not c.is_output and c.name not in reasons)
     return ChannelGroups(
         groups=groups,
-        protected=tuple(_protected(found, groups, layers, reasons, outputs)),
+        protected=(*_protected(found, groups, layers, reasons, outputs), *_other_weights(model, groups)),
         widths={name: out_width(layer) for name, layer in layers.items() if name not in outputs},
         outputs=tuple(name for name in layers if name in outputs),
     )
@@ -121,8 +121,9 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:
-    divisor = math.lcm(*(conv_groups(layers[c.layer]) for c in _grouped(candidate, layers)))
     c = candidate
+    divisor = _divisor(candidate, layers)
+    assert divisor is not None  # else it has a reason not to be cut
     return ChannelGroup(
         c.name,
         c.size,
@@ -136,9 +137,32 @@ def _group(candidate: Candidate, layers: Layers) -> ChannelGroup:
     )
 
 
-def _grouped(candidate: Candidate, layers: Layers) -> list[Coupling]:
-    couplings = (*candidate.producers, *candidate.consumers)
-    return [c for c in couplings if conv_groups(layers[c.layer]) > 1 and not is_depthwise(layers[c.layer])]
+def _divisor(candidate: Candidate, layers: Layers) -> int | None:
+    """Return the least number of blocks of equal size that must lose as much as each other; None for none.
+
+    A grouped convolution stays one if every conv group loses as many channels as the others. Where each
+    meets the same gates equally often it does whatever leaves.
+    """
+    rows = [
+        _per_conv_group(c, width, conv_groups(layers[c.layer]), candidate.size)
+        for c, width in _widths(candidate, layers)
+        if conv_groups(layers[c.layer]) > 1 and not is_depthwise(layers[c.layer])
+    ]
+    blocks = [d for d in range(1, candidate.size + 1) if candidate.size % d == 0] if rows else [1]
+    return next((d for d in blocks if all(_is_even(counts_GC, d) for counts_GC in rows)), None)
+
+
+def _per_conv_group(coupling: Coupling, width: int, groups: int, size: int) -> Tensor:
+    """Count how often each conv group, of a layer that wide on this side, meets each gate: (G, C)."""
+    where = torch.tensor(coupling.channels) // (width // groups) * size + torch.tensor(coupling.gates)
+    return torch.bincount(where, minlength=groups * size).reshape(groups, size)
+
+
+def _is_even(counts_GC: Tensor, blocks: int) -> bool:
+    """Tell whether conv groups lose equally many channels where every block of gates loses as many."""
+    apart_GBc = (counts_GC - counts_GC[:1]).unflatten(1, (blocks, -1))
+    same = bool((apart_GBc == apart_GBc[..., :1]).all())
+    return same and not bool(apart_GBc[..., 0].sum(1).any())
 
 
 def _reasons(found: Sequence[Candidate], layers: Layers, outputs: set[str]) -> dict[str, str]:
@@ -169,9 +193,8 @@ def _reason(candidate: Candidate, layers: Layers, outputs: set[str], tied: set[s
             return f"{coupling.layer} meets its channels, and {how}"
     if any(c.layer in tied for c in candidate.couplings):
         return "a layer that meets its channels shares its weight with another"
-    grouped = {id(c) for c in _grouped(candidate, layers)}
-    if any(id(c) in grouped and not _meets_all(c, width) for c, width in _widths(candidate, layers)):
-        return "a grouped convolution meets only part of its channels"
+    if _divisor(candidate, layers) is None:
+        return "the conv groups of a grouped convolution meet different numbers of its channels"
     if any(_is_lopsided(layers[c.layer]) for c in (*candidate.producers, *candidate.consumers)):
         return "a grouped convolution has one group per output but not one per input"
     return None
@@ -190,13 +213,29 @@ def _widths(candidate: Candidate, layers: Layers) -> Iterator[tuple[Coupling, in
     yield from ((c, in_width(layers[c.layer])) for c in candidate.consumers)
 
 
-def _meets_all(coupling: Coupling, width: int) -> bool:
-    """Tell whether a grouped conv, that wide on this side, meets just these channels in their own order."""
-    return coupling.channels == coupling.gates == tuple(range(width))
-
-
 def _is_lopsided(layer: nn.Module) -> bool:
     return isinstance(layer, Conv) and 1 < layer.groups == layer.out_channels != layer.in_channels
+
+
+def _other_weights(model: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[Protected]:
+    """Name weights of no kind that is cut, and that no group cuts along: modules, or parameters beside some."""
+    layers = dict(node_layers(model))
+    cut = {row.tensor for group in groups for row in group.loose}
+    for name, module in model.named_modules():
+        own = [(f"{name}.{key}" if name else key, p) for key, p in module.named_parameters(recurse=False)]
+        weights = [key for key, p in own if sum(size > 1 for size in p.shape) > 1 and key not in cut]
+        if name in layers or _inside_any(name, layers):
+            continue
+        kind = type(module).__name__
+        if not name or any(True for child in module.children() for _ in child.parameters()):
+            reason = f"a parameter of {kind} itself, of no convolution or linear layer"
+            yield from (Protected(key, reason) for key in weights)
+        elif weights:
+            yield Protected(name, f"{kind} has weights, and is no kind of layer whose nodes are cut")
+
+
+def _inside_any(name: str, layers: Layers) -> bool:
+    return any(name.startswith(f"{layer}.") for layer in layers)
 
 
 def _protected(

@@ -44,19 +44,21 @@ class Loose:
 
 @dataclass(frozen=True)
 class Sizing:
-    """An attribute that counts the channels of a group: heads of an attention, groups of a norm.
+    """An attribute that counts the channels of a group: heads of an attention, groups of a norm, a width.
 
     Attributes:
         module: the module's name in the model.
         attribute: the attribute's name.
-        channels: what it counts, numbered.
+        channels: what it counts, numbered; others that it counts are another group's, or stay.
         gates: for each of them, the channel of the group that it is.
+        index: which number it is, where the attribute holds a list or tuple of them.
     """
 
     module: str
     attribute: str
     channels: tuple[int, ...]
     gates: tuple[int, ...]
+    index: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from structprune.channels.labels import Tag, along
 from structprune.channels.trace import Trace
 from structprune.layers import (
-    BatchNorm,
     ConvTranspose,
+    Norm,
     Recurrent,
     conv_groups,
     in_width,
@@ -19,7 +19,7 @@ from structprune.layers import (
     out_width,
 )
 
-NORMS = (BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU)
+NORMS = (Norm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU)
 
 
 def labelled(model: nn.Module) -> Trace:

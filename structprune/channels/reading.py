@@ -12,6 +12,7 @@ from torch import Tensor
 
 from structprune.channels.groups import Coupling, Loose, Sizing
 from structprune.channels.labels import FIXED, Classes
+from structprune.channels.sizes import Place
 from structprune.channels.trace import Trace
 
 
@@ -60,11 +61,13 @@ def read_off(trace: Trace, order: Mapping[str, int]) -> list[Candidate]:
         for offset, owner in enumerate(classes.of[segment.start : segment.start + segment.size].tolist()):
             members[owner].append((number, offset))
     put_out = set(_owners(classes, trace.outputs))
+    counted = _counted(trace, classes)
     alike: dict[Any, list[int]] = defaultdict(list)
     for owner, rows in members.items():
         if any(trace.segments[number].side == "producers" for number, _ in rows):
-            key = (tuple(sorted(number for number, _ in rows)), classes.reasons.get(owner), owner in put_out)
-            alike[key].append(owner)
+            where = tuple(sorted(number for number, _ in rows))
+            # What a number counts is apart from what it does not, so that something of it stays.
+            alike[where, classes.reasons.get(owner), owner in put_out, counted[owner]].append(owner)
     found = [
         _candidate(trace, owners, members, classes, key[1], key[2], order) for key, owners in alike.items()
     ]
@@ -76,6 +79,15 @@ def _owners(classes: Classes, factors: Sequence[Tensor]) -> Iterator[int]:
         yield from classes.of[labels[labels != FIXED].numpy()].tolist()
 
 
+def _counted(trace: Trace, classes: Classes) -> Mapping[int, frozenset[Place]]:
+    """Return class -> the numbers of modules that count its labels."""
+    places: dict[int, set[Place]] = defaultdict(set)
+    for place, labels in trace.sizings.items():
+        for owner in _owners(classes, [labels]):
+            places[owner].add(place)
+    return defaultdict(frozenset, {owner: frozenset(row) for owner, row in places.items()})
+
+
 def _settled(trace: Trace) -> Classes:
     """Tie together what was tied, and pin pieces of a split that turned out to differ."""
     classes = trace.labels.classes()
@@ -85,7 +97,7 @@ def _settled(trace: Trace) -> Classes:
         if any(len(kind) != len(kinds[0]) or (kind != kinds[0]).any() for kind in kinds):
             for kind in kinds:
                 for owner in set(kind.tolist()):
-                    reasons.setdefault(owner, "its channels are split")
+                    reasons.setdefault(owner, "its channels are taken apart one by one, by unbind")
     return Classes(classes.of, reasons)
 
 
@@ -128,10 +140,13 @@ def _candidate(
 
 
 def _sizings(trace: Trace, classes: Classes, gate: Mapping[int, int]) -> Iterator[Sizing]:
-    for (module, attribute), labels in trace.sizings.items():
-        owners = classes.of[labels.numpy()].tolist()
-        if all(owner in gate for owner in owners):
-            yield Sizing(module, attribute, tuple(range(len(owners))), tuple(gate[owner] for owner in owners))
+    """Yield the attributes that count the channels, each with those of its places that these have."""
+    for place, labels in trace.sizings.items():
+        owners = [FIXED if label == FIXED else int(classes.of[label]) for label in labels.tolist()]
+        channels = tuple(i for i, owner in enumerate(owners) if owner in gate)
+        if channels:
+            gates = tuple(gate[owners[i]] for i in channels)
+            yield Sizing(place.module, place.attribute, channels, gates, place.index)
 
 
 def _named(found: Sequence[Candidate]) -> list[Candidate]:

@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from structprune.channels.isolated import exhausted
-from structprune.channels.labels import Labels, Tag, disjoint, support
+from structprune.channels.labels import Labels, Tag, along, disjoint, support
 from structprune.channels.rules import rule_of
 from structprune.channels.rules.calls import Call
+from structprune.channels.sizes import NONE_GIVEN, Given, Place
 from structprune.errors import InputError
 
 SECONDS = 180.0
@@ -42,8 +43,10 @@ class Trace:
     sides: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     running: list[tuple[str, nn.Module]] = field(default_factory=list)
     pieces: list[list[Tensor]] = field(default_factory=list)
-    sizings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    sizings: dict[Place, Tensor] = field(default_factory=dict)
     pending: Any = field(default_factory=WeakTensorKeyDictionary)
+    given: Given = NONE_GIVEN
+    sized: bool = True
     outputs: list[Tensor] = field(default_factory=list)
     cut_padded: bool = False
     embedding: bool = False
@@ -75,7 +78,19 @@ class Trace:
 
     def resize(self, module: str, attribute: str, labels: Tensor) -> None:
         """Note that an attribute counts these labels."""
-        self.sizings.setdefault((module, attribute), labels)
+        self.sizings.setdefault(Place(module, attribute), labels)
+
+    def counted(self, place: Place, labels: Tensor) -> None:
+        """Note that an attribute counts these labels: with others that it counts they leave together."""
+        known = self.sizings.setdefault(place, labels)
+        self.labels.tie(
+            known, labels, "its channels are counted by a number that others, which stay, have too"
+        )
+
+    def make(self, tensor: Tensor, dim: int) -> None:
+        """Give a new tensor of equal entries labels of its own along a dimension."""
+        labels = along(tensor.dim(), dim, self.labels.new(tensor.shape[dim]))
+        self.tags[tensor] = replace(self.tag(tensor), factors=(*self.tag(tensor).factors, labels))
 
     def carried(self, norm: str, size: int) -> Tensor:
         """Return the labels of what a norm normalises, (C,)."""

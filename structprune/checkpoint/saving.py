@@ -15,7 +15,7 @@ from structprune.checkpoint.staging import translated
 from structprune.sources.architecture import Architecture
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, TensorEntry, to_json
 from structprune.sources.result_folder import DTYPES, WEIGHTS, checksum
-from structprune.sources.widths import Widths, widths_of
+from structprune.sources.widths import Widths, counted_in, widths_of
 
 SPELLING = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -38,7 +38,7 @@ def save_weights_and_plan(
         plan: what was kept.
         architecture: what builds the unpruned network, or None for one of the user's own.
         input_shape: of one input, (C, H, W).
-        dense_widths: ``widths_of(network)`` before the cut.
+        dense_widths: ``widths_of(network)`` before the cut, with all numbers that the cut made smaller.
         name: of the network, for reports; no path.
 
     Raises:
@@ -57,7 +57,7 @@ def save_weights_and_plan(
         align=plan.budget.align,
         reached=plan.reached,
         gates={gate: _kept(keep_C) for gate, keep_C in plan.keep.items()},
-        widths=widths_of(model),
+        widths=widths_of(model, counted_in(dense_widths, model)),
         dense_widths=dense_widths,
         tensors={key: _entry(tensor) for key, tensor in tensors.items()},
         aliases=aliases,

@@ -238,7 +238,7 @@ def _widths(value: Any, where: str) -> dict[str, dict[str, Width]]:
 
 def _width(value: Any, where: str) -> Width:
     if isinstance(value, list):
-        return tuple(_positive(size, where) for size in value)
+        return tuple(_whole(size, where) for size in value)
     return _positive(value, where)
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from structprune.attention import fit_heads
 from structprune.errors import InputError
-from structprune.folding import folded
 from structprune.files import check_regular
+from structprune.folding import folded
 from structprune.sources.architecture import build, build_on_meta
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, read_plan
-from structprune.sources.widths import Width, Widths, set_widths, shapes_implied, widths_of
+from structprune.sources.widths import Width, Widths, counted_in, set_widths, shapes_implied, widths_of
 
 WEIGHTS = "model.safetensors"
 
@@ -110,7 +110,7 @@ def check_widths(plan: PlanFile, dense: nn.Module) -> None:
     Raises:
         InputError: a layer or an attribute is missing or unknown, or a width is larger than before the cut.
     """
-    full = widths_of(dense)
+    full = widths_of(dense, counted_in(plan.dense_widths, dense))
     for title, smaller, larger in (
         ("dense width", plan.dense_widths, full),
         ("width", plan.widths, plan.dense_widths),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from structprune.layers import EMBEDDED, HEADS, TURNED, WHOLE, is_turned
+from structprune.layers import EMBEDDED, HEADS, TURNED, WHOLE, counted_down, is_turned, note_counted
 
 Width = int | tuple[int, ...]
 Widths = Mapping[str, Mapping[str, Width]]
@@ -26,21 +26,46 @@ ATTRIBUTES: Mapping[type[nn.Module], tuple[str, ...]] = {
     nn.Embedding: ("num_embeddings", "embedding_dim"),
     nn.MultiheadAttention: ("embed_dim", "kdim", "vdim", "num_heads", "head_dim"),
     nn.RNNBase: ("input_size", "hidden_size"),
+    nn.RNNCellBase: ("input_size", "hidden_size"),
 }
 
 
-def widths_of(model: nn.Module) -> Widths:
+def widths_of(model: nn.Module, counted: Iterable[tuple[str, str]] = ()) -> Widths:
     """The widths of every layer that has any, in the network's order.
+
+    Args:
+        model: the network.
+        counted: (module, attribute) of further numbers, in modules of any kind; those that cuts have made
+            smaller already are among the widths anyway.
 
     Example:
         >>> widths_of(nn.Sequential(nn.Linear(4, 7), nn.ReLU()))
         {'0': {'in_features': 4, 'out_features': 7}}
     """
+    further: dict[str, list[str]] = {}
+    for layer, attribute in sorted({*counted, *counted_down(model)}):
+        further.setdefault(layer, []).append(attribute)
     return {
-        name: {attribute: _width(getattr(module, attribute)) for attribute in attributes}
+        name: {attribute: _width(getattr(module, attribute)) for attribute in dict.fromkeys(attributes)}
         for name, module in model.named_modules()
-        if (attributes := _attributes(module))
+        if (attributes := (*_attributes(module), *further.get(name, ())))
     }
+
+
+def counted_in(widths: Widths, model: nn.Module) -> set[tuple[str, str]]:
+    """Return (module, attribute) of the widths that are numbers of modules of any kind in a network."""
+    modules = dict(model.named_modules())
+    return {
+        (layer, name)
+        for layer, attributes in widths.items()
+        for name in attributes
+        if layer in modules and _is_numbers(vars(modules[layer]).get(name))
+    }
+
+
+def _is_numbers(value: object) -> bool:
+    many = value if isinstance(value, (list, tuple)) else [value]
+    return bool(many) and all(isinstance(v, int) and not isinstance(v, bool) for v in many)
 
 
 def _attributes(module: nn.Module) -> tuple[str, ...]:
@@ -64,7 +89,10 @@ def set_widths(model: nn.Module, widths: Widths) -> None:
     for layer, attributes in widths.items():
         module = model.get_submodule(layer)
         for attribute, width in attributes.items():
-            setattr(module, attribute, width)
+            is_list = isinstance(getattr(module, attribute, None), list)
+            setattr(module, attribute, list(width) if is_list and isinstance(width, tuple) else width)
+            if attribute not in _attributes(module):
+                note_counted(module, attribute)
 
 
 def shapes_implied(module: nn.Module, widths: Mapping[str, Any]) -> Mapping[str, Shape]:

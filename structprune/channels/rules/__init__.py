@@ -13,14 +13,26 @@ import torch
 
 from structprune.channels.labels import Tag
 from structprune.channels.rules.calls import Rule, for_all
-from structprune.channels.rules.entries import along_one, in_space, padding, pointwise, reduction, shaped_like
+from structprune.channels.rules.entries import (
+    along_one,
+    gated_linear,
+    in_space,
+    padding,
+    pointwise,
+    reduction,
+    sampled,
+    shaped_like,
+)
 from structprune.channels.rules.moving import (
     cut_out,
     expanded,
+    filled_later,
     joined,
     moved,
     permuted,
     picked_out,
+    put_in,
+    scattered,
     split,
     squeezed,
     strided,
@@ -64,6 +76,10 @@ ALIKE = (
     "native_dropout", "_fused_dropout", "masked_fill", "fill", "zero", "normal", "uniform", "bernoulli",
     "_prelu_kernel", "celu", "rrelu_with_noise", "hardswish", "mish", "gelu", "threshold", "rsub",
 )
+GRIDS = ("grid_sampler_2d", "grid_sampler_3d", "cudnn_grid_sampler", "grid_sampler")
+SCATTERED = (
+    "index_add", "index_copy", "index_fill", "index_reduce", "scatter", "scatter_add", "scatter_reduce",
+)
 BATCH_NORMS = (
     "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training", "_batch_norm_with_update", "_batch_norm_no_update",
@@ -81,6 +97,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(MOVED, moved),
     **dict.fromkeys(PICKED, picked_out),
     **dict.fromkeys(NEW, lambda tracer, call: for_all(call, Tag())),
+    "new_empty": filled_later,
+    "glu": gated_linear,
+    **dict.fromkeys(GRIDS, sampled),
+    **dict.fromkeys(SCATTERED, scattered),
+    **dict.fromkeys(("index_put", "_index_put_impl"), put_in),
     **dict.fromkeys(PERMUTED, permuted),
     "as_strided": strided,
     "squeeze": squeezed,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from structprune.channels.labels import Labels, Tag
+from structprune.channels.sizes import Given
 
 LARGEST = 1 << 26
 """Entries of a tensor up to which its labels are laid out one by one, 512 MB of them."""
@@ -50,6 +51,7 @@ class Tracer(Protocol):
     labels: Labels
     cut_padded: bool
     embedding: bool
+    given: Given
 
     def tag(self, tensor: Tensor) -> Tag:
         """Return what is known of a tensor."""

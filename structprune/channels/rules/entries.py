@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from structprune.channels.labels import FIXED, Tag, collapsed, merged, support
-from structprune.channels.rules.calls import Call, Tracer, dims_of, for_all, without
+from structprune.channels.rules.calls import Call, Tracer, dims_of, for_all, makers_of, without
 
 
 def pointwise(tracer: Tracer, call: Call) -> Sequence[Tag]:
@@ -69,6 +69,30 @@ def in_space(tracer: Tracer, call: Call) -> Sequence[Tag]:
     count = next(int(c) for c in reversed(call.name) if c.isdigit())
     space = frozenset(range(x.dim() - count, x.dim()))
     return for_all(call, replace(tag, factors=tuple(_mixed_over(tracer, call, tag, space))))
+
+
+def gated_linear(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """A half times the sigmoid of the other: a channel of each leaves with its partner."""
+    x = call.tensors[0]
+    tag = tracer.tag(x)
+    dim = (-1 if call["dim"] is None else call["dim"]) % x.dim()
+    factors = []
+    for factor in tag.factors:
+        if dim in support(factor):
+            factor, gate = factor.chunk(2, dim)
+            tracer.labels.tie(factor, gate, "its channels are gated by others that stay")
+        factors.append(factor)
+    return [replace(tag, factors=tuple(factors))]
+
+
+def sampled(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Pixels picked out by a grid: the last dimensions are space, and where to look has no channels."""
+    x, grid = call["input"], call["grid"]
+    space = frozenset(range(2, x.dim()))
+    reason = f"its channels are places that {call.name} looks at"
+    tracer.labels.pin(tracer.tag(grid).factors, reason)
+    factors = _mixed_over(tracer, call, tracer.tag(x), space)
+    return [Tag(tuple(factors), makers_of(tracer, call)) for _ in call.outputs]
 
 
 def padding(tracer: Tracer, call: Call) -> Sequence[Tag]:

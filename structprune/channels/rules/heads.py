@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from structprune.channels.rules.calls import MOST_INPUTS
+from structprune.channels.sizes import is_number
 
 FUSED = 3
 """Widths that lie side by side in one head at most: query, key and value."""
@@ -16,7 +17,7 @@ FUSED = 3
 def counted(module: nn.Module, attributes: Iterable[str]) -> Mapping[str, int]:
     """Return those of a module's attributes, by whole names, that are numbers."""
     held = vars(module)
-    return {name: held[name] for name in attributes if type(held.get(name)) is int}
+    return {name: int(held[name]) for name in attributes if is_number(held.get(name))}
 
 
 def heads_along(

@@ -104,27 +104,100 @@ def _for_heads(tracer: Tracer, x: Tensor, out: Tensor) -> tuple[Tensor, ...]:
     return tuple(along(out.dim(), d, tracer.labels.new(out.shape[d])) for d in dims[:1])
 
 
+def filled_later(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Memory for entries of another tensor, as circular padding takes: as wide along the same dimensions."""
+    x, (out,) = call.tensors[0], call.outputs
+    alike = {d for d in range(x.dim()) if x.dim() == out.dim() and x.shape[d] == out.shape[d]}
+    return [Tag(tuple(f for f in tracer.tag(x).factors if support(f) <= alike))]
+
+
 def cut_out(tracer: Tracer, call: Call) -> Sequence[Tag]:
-    """A slice: of channels it can't be taken from fewer, since code says where it begins and ends."""
+    """A slice: channels can leave if it is known how the numbers at which it begins and ends follow."""
     x, (out,) = call.tensors[0], call.outputs
     tag = tracer.tag(x)
     if out.shape == x.shape:
         return [tag]
     dim = (call["dim"] or 0) % max(x.dim(), 1)
-    if not tag.weight:
+    if not tag.weight and not _follows(tracer, call, x.shape[dim]):
         tracer.labels.pin([f for f in tag.factors if dim in support(f)], "its channels are sliced")
     return moved(tracer, call)
 
 
+def _follows(tracer: Tracer, call: Call, size: int) -> bool:
+    start, end = call["start"] or 0, size if call["end"] is None else call["end"]
+    whole = call.name == "slice" and call["step"] in (None, 1)
+    known = tracer.given.sizes
+    return whole and (start == 0 or start in known) and (end >= size or end in known)
+
+
 def split(tracer: Tracer, call: Call) -> Sequence[Tag]:
-    """Pieces of equal size shrink alike if their channels turn out to be tied; others can't."""
+    """Pieces of equal size shrink alike; others as far as it is known how their sizes follow."""
     x = call.tensors[0]
     tag, tags = tracer.tag(x), moved(tracer, call)
     dim = (call["dim"] or 0) % max(x.dim(), 1)
     for i, factor in enumerate(tag.factors):
         if dim in support(factor):
-            tracer.balance([piece.factors[i] for piece in tags])
+            pieces = [piece.factors[i] for piece in tags]
+            if call.name == "unbind":
+                tracer.balance(pieces)
+            else:
+                _divide(tracer, pieces, [out.shape[dim] for out in call.outputs])
     return tags
+
+
+def _divide(tracer: Tracer, pieces: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    """Tie equal pieces, which code may have made by their number, and pin others of unknown sizes."""
+    if len(set(sizes)) == 1 and not tracer.given.apart:
+        for piece in pieces[1:]:
+            tracer.labels.tie(pieces[0], piece, "its channels are split into parts of which one stays")
+    elif sum(size not in tracer.given.sizes for size in sizes) > 1:
+        tracer.labels.pin(
+            pieces, "its channels are split into unequal parts, whose sizes are written in code"
+        )
+
+
+def scattered(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Entries added or written where numbers say, along a dimension that has no channels."""
+    x, (out,) = call["self"], call.outputs
+    source = next((call[k] for k in ("source", "src") if isinstance(call[k], Tensor)), None)
+    dim = call["dim"] % x.dim()
+    operands = []
+    for tensor in [x] if source is None else [x, source]:
+        tag = tracer.tag(tensor)
+        along_it = [f for f in tag.factors if dim in support(f)]
+        tracer.labels.pin(along_it, f"its channels are written by number, by {call.name}")
+        across = tuple(f for f in tag.factors if dim not in support(f))
+        operands.append((Tag(across, tag.makers), [*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :]]))
+    tracer.labels.pin(tracer.tag(call["index"]).factors, f"its channels are numbers that {call.name} goes by")
+    shape = [*out.shape[:dim], 1, *out.shape[dim + 1 :]]
+    if source is not None and operands[1][1] != shape:
+        reason = f"its channels are written next to others that stay, by {call.name}"
+        tracer.labels.pin([f for tag, _ in operands for f in tag.factors], reason)
+        return [Tag((), makers_of(tracer, call))]
+    made = merged(tracer.labels, shape, operands, "its channels are added to values that stay")
+    return [replace(made, weight=False)]
+
+
+def put_in(tracer: Tracer, call: Call) -> Sequence[Tag]:
+    """Rows written by number, as x[index] = y does: what lies along other dimensions meets entry by entry."""
+    x, values, (first, *others) = call["self"], call["values"], call["indices"]
+    if first is not None and first.shape == x.shape and first.dtype == torch.bool and values.numel() == 1:
+        operands = [(tracer.tag(t), t.shape) for t in (x, first, values)]
+        return [merged(tracer.labels, x.shape, operands, "its channels meet values that stay")]
+    whole = first is not None and not any(isinstance(i, Tensor) for i in others)
+    behind = x.dim() - 1 if whole and (first.dtype != torch.bool or first.dim() == 1) else 0
+    operands = []
+    for tensor in (x, values):
+        tag, shape = tracer.tag(tensor), list(tensor.shape[max(tensor.dim() - behind, 0) :])
+        across = [f for f in tag.factors if all(d >= f.dim() - behind for d in support(f))]
+        odd = [f for f in tag.factors if not any(f is one for one in across)]
+        tracer.labels.pin(odd, f"its channels are written by number, by {call.name}")
+        rows = tuple(f.reshape(f.shape[f.dim() - len(shape) :]) for f in across)
+        operands.append((Tag(rows, tag.makers), shape))
+    reason = "its channels are written beside values that stay"
+    made = merged(tracer.labels, x.shape[x.dim() - behind :], operands, reason)
+    factors = tuple(f.reshape([1] * (x.dim() - f.dim()) + list(f.shape)) for f in made.factors)
+    return [Tag(factors, made.makers)]
 
 
 def joined(tracer: Tracer, call: Call) -> Sequence[Tag]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from structprune.channels.labels import Tag, collapsed, support
 from structprune.channels.rules.calls import Call, Tracer
@@ -71,7 +71,7 @@ def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequenc
     name, module = tracer.inside()
     counts = counted(module, HEADS)
     along_heads = heads_along(laid, varied, counts.values(), counted(module, HEAD_WIDTHS).values())
-    chosen = max(varied, key=lambda d: after[d]) if along_heads is None else along_heads
+    chosen = _widest(module, varied, after) if along_heads is None else along_heads
     one = laid
     for d in varied:
         one = one if d == chosen else one.narrow(d, 0, 1)
@@ -80,6 +80,13 @@ def _one_way(tracer: Tracer, laid: Tensor, varied: Sequence[int], after: Sequenc
         if along_heads is not None and counts_slices(one, chosen, count):
             tracer.resize(name, attribute, _first(one, chosen, count))
     return one
+
+
+def _widest(module: nn.Module, varied: Sequence[int], after: Sequence[int]) -> int:
+    """The dimension that channels lie along: in front of space, or else the widest."""
+    if isinstance(module, nn.Unflatten) or len(varied) > 2:
+        return varied[0]
+    return max(varied, key=lambda d: after[d])
 
 
 def _note_whole(tracer: Tracer, laid: Tensor, dim: int, attributes: Sequence[str]) -> None:

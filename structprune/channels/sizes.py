@@ -238,6 +238,8 @@ _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 SHAPED = ("view", "reshape", "unflatten", "expand", "broadcast_to")
 """Calls that are told the sizes of what comes out, in their order."""
 
+_REPEATING = ("expand", "broadcast_to")
+
 MADE = tuple(f"{new}{what}" for new in ("", "new_") for what in ("zeros", "ones", "full", "empty"))
 """Calls that make a tensor whose entries are all alike, so that it matters not which of them leave."""
 
@@ -306,7 +308,9 @@ class Sizes(TorchFunctionMode):
             self._count_run(out, dim, length)
         elif name in SHAPED or name in MADE:
             for dim, number in _dimensions(name, args, kwargs, out):
-                if isinstance(number, Counted) and _is_new(name, args, out, dim):
+                # What repeats channels, as keys and values for several queries, adds no width of its own.
+                repeats = name in _REPEATING and bool(self.book.tag(args[0]).factors)
+                if isinstance(number, Counted) and _is_new(name, args, out, dim) and not repeats:
                     self.book.make(out, dim)
                 self._count_run(out, dim, number)
 
@@ -321,7 +325,7 @@ class Sizes(TorchFunctionMode):
 
 def _is_new(name: str, args: tuple[Any, ...], out: Tensor, dim: int) -> bool:
     """Tell whether entries along a dimension of what comes out are new and all alike."""
-    if name not in ("expand", "broadcast_to"):
+    if name not in _REPEATING:
         return name in MADE
     before = args[0].dim() - out.dim() + dim
     return bool(before < 0 or (args[0].shape[before] == 1 < out.shape[dim]))
@@ -390,7 +394,7 @@ def count(book: Book, number: Counted, labels: Tensor) -> None:
     for term in number.terms:
         run = labels[start : start + term.value]
         start += term.value
-        rows = run.reshape(term.factor.numerator, -1)
+        rows = _one_a_multiple(run, term.factor.numerator)
         reason = "its channels are counted together with others that stay"
         book.labels.tie(rows, rows[:1], reason)
         own = rows[0].repeat(term.factor.denominator)
@@ -398,3 +402,14 @@ def count(book: Book, number: Counted, labels: Tensor) -> None:
             book.counted(term.source, own)
         else:
             book.labels.tie(term.source, own, reason)
+
+
+def _one_a_multiple(run: Tensor, times: int) -> Tensor:
+    """Lay labels (times * size,) out in rows (times, size), one label a column of what is counted.
+
+    Parts beside each other repeat what is counted one after the other; heads of several entries have theirs
+    side by side, and one label for all of them.
+    """
+    side_by_side = run.reshape(-1, times)
+    is_so = bool((side_by_side == side_by_side[:, :1]).all())
+    return side_by_side.T if is_so else run.reshape(times, -1)

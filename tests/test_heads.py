@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -190,6 +192,24 @@ def test_weights_that_are_averaged_over_heads_and_read_are_a_reason() -> None:
     groups = channel_groups(Masked(True, True, True, reads=True), torch.randint(1, 9, (4, 7)))
     assert {group.name for group in groups} == {"attention.out_proj"}
     assert "mean" in {row.layer: row.reason for row in groups.protected}["attention"]
+
+
+class Unnamed(ByEinsum):
+    """Of heads whose number is known by a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(by_width=False)
+        del self.n_heads
+
+    def __getattr__(self, name: str) -> Any:
+        return 3 if name == "n_heads" else super().__getattr__(name)
+
+
+def test_heads_that_nothing_tells_are_a_reason_with_the_modules_name() -> None:
+    groups = channel_groups(Around(Unnamed()), torch.randn(4, 7, 5))
+    reasons = {row.layer: row.reason for row in groups.protected}
+    assert "heads were not recognised in attention" in reasons["attention.q"]
+    assert "num_heads" in reasons["attention.k"]
 
 
 def test_an_encoder_of_torch_loses_heads_under_a_padding_mask() -> None:

@@ -23,7 +23,6 @@ FACTORS: Mapping[str, tuple[str, str]] = {
 """Product -> its two factors, by their names in the operation's schema."""
 
 
-_NO_WEIGHTS = "its channels are summed over without a layer's weights"
 _NO_LAYER = "a convolution whose weight is computed, or no layer's own, reads its channels"
 
 
@@ -44,10 +43,7 @@ def _multiplied(tracer: Tracer, call: Call, a: Tensor, b: Tensor) -> Tag:
     inner = (a.dim() - 1, max(b.dim() - 2, 0))
     summed = [[f for f in tag.factors if inner[i] in support(f)] for i, tag in enumerate(tags)]
     kept = [[f for f in tag.factors if inner[i] not in support(f)] for i, tag in enumerate(tags)]
-    name, module = tracer.inside()
-    how = remedy(module)
-    without = f"{name} reads its channels, and {how}" if how else _NO_WEIGHTS
-    _contract(labels, summed, inner, any(tag.layer is not None for tag in tags), without)
+    _contract(labels, summed, inner, any(tag.layer is not None for tag in tags), _without(tracer, summed))
     shapes = [[*a.shape[:-1], 1], [*b.shape[:-2], 1, b.shape[-1]]]
     if rank < a.dim():  # a vector on the right
         shapes = [list(a.shape[:-1]), []]
@@ -63,6 +59,19 @@ def _multiplied(tracer: Tracer, call: Call, a: Tensor, b: Tensor) -> Tag:
         tracer.read(layer)
     makers = frozenset([layer]) if layer is not None else tags[0].makers | tags[1].makers
     return Tag(factors, makers, all(tag.weight for tag in tags))
+
+
+def _without(tracer: Tracer, summed: Sequence[list[Tensor]]) -> str:
+    """Say why channels can't leave that are summed over without a layer's weights."""
+    name, module = tracer.inside()
+    if (how := remedy(module)) is not None:
+        return f"{name} reads its channels, and {how}"
+    if all(summed):
+        return (
+            f"heads were not recognised in {name or 'the network itself'}, where its channels are multiplied "
+            "with others and summed over; an attribute num_heads or head_dim of that module tells them"
+        )
+    return "its channels are summed over without a layer's weights"
 
 
 def _contract(

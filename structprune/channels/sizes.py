@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from structprune.channels.labels import Labels, Tag, support
-from structprune.layers import WEIGHTED, Recurrent, is_depthwise
+from structprune.layers import Recurrent, is_depthwise, is_weighted
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,8 @@ def watched(model: nn.Module, labels: Labels, sides: Mapping[tuple[str, str], Te
 
 _WIDTHS = {
     "out_channels": "producers",
+    "nf": "producers",
+    "nx": "consumers",
     "out_features": "producers",
     "in_channels": "consumers",
     "in_features": "consumers",
@@ -205,7 +207,7 @@ def _known(
     place: Place, module: nn.Module, value: Any, labels: Labels, sides: Mapping[tuple[str, str], Tensor]
 ) -> Any:
     name, attribute = place.module, place.attribute
-    if isinstance(module, WEIGHTED) and attribute in _WIDTHS:  # a cut changes these by itself
+    if is_weighted(module) and attribute in _WIDTHS:  # a cut changes these by itself
         side = sides.get((name, "producers" if is_depthwise(module) else _WIDTHS[attribute]))
         return None if side is None else _of_labels(side, labels)
     if isinstance(module, Recurrent) and attribute == "hidden_size":
@@ -310,7 +312,8 @@ class Sizes(TorchFunctionMode):
             for dim, number in _dimensions(name, args, kwargs, out):
                 # What repeats channels, as keys and values for several queries, adds no width of its own.
                 repeats = name in _REPEATING and bool(self.book.tag(args[0]).factors)
-                if isinstance(number, Counted) and _is_new(name, args, out, dim) and not repeats:
+                labelled = any(dim in support(factor) for factor in self.book.tag(out).factors)
+                if isinstance(number, Counted) and _is_new(name, args, out, dim) and not (repeats or labelled):
                     self.book.make(out, dim)
                 self._count_run(out, dim, number)
 

@@ -150,6 +150,27 @@ def test_training_draws_nothing(module: nn.Module) -> None:
     assert "in training mode" in str(settings_of(model, (images(),)))
 
 
+class Sequences(nn.Module):
+    """An attention and a recurrent layer, which draw where no function is called: (N, T, 6) -> (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.into, self.attention = nn.Linear(6, 12), nn.MultiheadAttention(12, 4, 0.5, batch_first=True)
+        self.units, self.head = nn.LSTM(12, 8, 2, batch_first=True, dropout=0.5), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.into(x)
+        return self.head(self.units(self.attention(h, h, h, need_weights=False)[0])[0].mean(1))  # type: ignore[no-any-return]
+
+
+def test_attention_and_recurrent_layers_draw_nothing() -> None:
+    x = torch.randn(4, 5, 6)
+    groups = left_of(Sequences(), x)
+    assert {group.name for group in groups} >= {"attention", "units"}
+    assert Sequences().units.dropout == 0.5
+
+
 def test_what_the_network_does_not_take_is_named() -> None:
     def between(s: Any, h: Tensor, x: Tensor) -> Tensor:
         if s.training:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.comparison.gap import Inputs
 from structprune.report import Branch, BranchKind
@@ -40,6 +41,7 @@ def branches(model: nn.Module, inputs: Inputs) -> tuple[Branch, ...]:
     with (
         suppress(Exception),
         torch.no_grad(),
+        exact_arithmetic(),
         evaluating(watched),
         _training_read(watched, notebook),
         _Watcher(notebook),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -19,6 +20,21 @@ class Undrawn(TorchFunctionMode):
     ) -> Any:
         replacement = _REPLACEMENTS.get(func)
         return func(*args, **(kwargs or {})) if replacement is None else replacement(func, args, kwargs or {})
+
+
+@contextmanager
+def undrawn(model: nn.Module) -> Iterator[None]:
+    """Let a network draw nothing while the block runs; its modules are as before afterwards."""
+    inside = [m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.MultiheadAttention))]
+    shares = [module.dropout for module in inside]
+    try:
+        for module in inside:  # these draw where no mode looks
+            module.dropout = 0.0
+        with Undrawn():
+            yield
+    finally:
+        for module, share in zip(inside, shares, strict=True):
+            module.dropout = share
 
 
 def _passed_on(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

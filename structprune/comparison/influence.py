@@ -115,7 +115,7 @@ def _derivatives(model: nn.Module, groups: ChannelGroups, setting: Setting) -> M
     total = sum(_random_sum(x) for x in tensors_of(outputs) if x.requires_grad)
     if not isinstance(total, Tensor) or not gates:
         return dict.fromkeys(gates, 0.0)
-    with exact_arithmetic():
+    with exact_arithmetic():  # for the way back, too
         slopes = torch.autograd.grad(total, tuple(gates.values()), allow_unused=True)
     return {
         name: 0.0 if slope is None else float(slope.abs().sum())

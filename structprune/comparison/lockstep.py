@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import doubles_kept, exact_arithmetic
 from structprune.channels import ChannelGroups
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
 from structprune.comparison.settings import Setting, Settings, called_in
@@ -93,14 +92,13 @@ def _differing(pair: Pair, settings: Settings, dtype: torch.dtype, bounds: Bound
     exact = dtype == torch.float64
     fresh = pair.to(dtype)
     closed = fresh.gated()
-    with exact_arithmetic(), doubles_kept():
-        for setting in map(partial(_cast, dtype=dtype), settings.tried):
-            expected = called_in(fresh.dense, closed, setting)
-            if expected is None:  # with these gates closed it does not run so, and says nothing
-                continue
-            distance = _distance(called_in(fresh.cut, fresh.cut, setting), expected)
-            if not bounds.agree(distance) and not (exact and _is_rounding(fresh, setting, distance)):
-                return Difference(setting, distance, bounds)
+    for setting in map(partial(_cast, dtype=dtype), settings.tried):
+        expected = called_in(fresh.dense, closed, setting)
+        if expected is None:  # with these gates closed it does not run so, and says nothing
+            continue
+        distance = _distance(called_in(fresh.cut, fresh.cut, setting), expected)
+        if not bounds.agree(distance) and not (exact and _is_rounding(fresh, setting, distance)):
+            return Difference(setting, distance, bounds)
     return None
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structprune.arithmetic import doubles_kept, exact_arithmetic
 from structprune.batch_norm import BatchNormMode, buffers_kept, evaluating
 from structprune.comparison.gap import Inputs, gap
-from structprune.comparison.inert import Undrawn
+from structprune.comparison.inert import undrawn
 from structprune.outputs import tensors_of
 from structprune.report import Branch
 
@@ -138,11 +139,13 @@ def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
         stack.enter_context(torch.set_grad_enabled(setting.gradients))
+        stack.enter_context(exact_arithmetic())
+        stack.enter_context(doubles_kept())
         stack.enter_context(evaluating(model, setting.batch_norm))
         stack.enter_context(buffers_kept(model))
         if setting.training:
             model.train()
-            stack.enter_context(Undrawn())
+            stack.enter_context(undrawn(model))
         yield
 
 

@@ -233,6 +233,11 @@ def _resize_images(inputs: Inputs, factor: float) -> Inputs:
     return tuple(_stretched(x, range(2, x.dim()), factor) if _is_image(x) else x for x in inputs)
 
 
+def _widened(inputs: Inputs, factor: float) -> Inputs:
+    """Images that are wider than high."""
+    return tuple(_stretched(x, (x.dim() - 1,), factor) if _is_image(x) else x for x in inputs)
+
+
 def _resize_last(inputs: Inputs, factor: float) -> Inputs:
     """Longer or shorter signals (N, C, T)."""
     return tuple(_stretched(x, (2,), factor) if x.dim() == 3 else x for x in inputs)
@@ -297,5 +302,8 @@ def _sizes(whole: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch])
     side = _side(whole, resize)
     most = math.floor(side * MOST_PIXELS**0.5)
     sides = [_larger(side), *_beyond(flow, side, most)]
+    if any(_is_image(x) for x in whole):
+        sizes = f"{_side(small, resize)} by {_larger(_side(small, resize))}"
+        yield Setting(f"size {sizes}", _widened(small, _larger(_side(small, resize)) / _side(small, resize)))
     for size in dict.fromkeys(s for s in sides if s not in (side, _side(small, resize))):
         yield Setting(f"size {size}", resize(whole, size / side))

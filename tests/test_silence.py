@@ -74,6 +74,7 @@ TRAPS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "small images": lambda s, h, x: centred(h) if x.shape[-1] < 13 else h,
     "a size far from the example's": lambda s, h, x: centred(h) if x.shape[-1] * x.shape[-2] > 30**2 else h,
     "oblong images": lambda s, h, x: centred(h) if x.shape[-1] > x.shape[-2] else h,
+    "upright images": lambda s, h, x: centred(h) if x.shape[-1] < x.shape[-2] else h,
     "large batches": lambda s, h, x: centred(h) if len(x) > 16 else h,
     "larger batches than any that is tried by itself": lambda s, h, x: centred(h) if x.size(0) >= 50 else h,
     "one input": lambda s, h, x: centred(h) if x.shape[0] == 1 else h,

@@ -233,9 +233,9 @@ def _resize_images(inputs: Inputs, factor: float) -> Inputs:
     return tuple(_stretched(x, range(2, x.dim()), factor) if _is_image(x) else x for x in inputs)
 
 
-def _widened(inputs: Inputs, factor: float) -> Inputs:
-    """Images that are wider than high."""
-    return tuple(_stretched(x, (x.dim() - 1,), factor) if _is_image(x) else x for x in inputs)
+def _lengthened(inputs: Inputs, dim: int, factor: float) -> Inputs:
+    """Images that are wider than high, or higher than wide."""
+    return tuple(_stretched(x, (x.dim() + dim,), factor) if _is_image(x) else x for x in inputs)
 
 
 def _resize_last(inputs: Inputs, factor: float) -> Inputs:
@@ -303,7 +303,8 @@ def _sizes(whole: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch])
     most = math.floor(side * MOST_PIXELS**0.5)
     sides = [_larger(side), *_beyond(flow, side, most)]
     if any(_is_image(x) for x in whole):
-        sizes = f"{_side(small, resize)} by {_larger(_side(small, resize))}"
-        yield Setting(f"size {sizes}", _widened(small, _larger(_side(small, resize)) / _side(small, resize)))
+        short, long = _side(small, resize), _larger(_side(small, resize))
+        yield Setting(f"size {short} by {long}", _lengthened(small, -1, long / short))
+        yield Setting(f"size {long} by {short}", _lengthened(small, -2, long / short))
     for size in dict.fromkeys(s for s in sides if s not in (side, _side(small, resize))):
         yield Setting(f"size {size}", resize(whole, size / side))

@@ -215,7 +215,8 @@ def _dynamo(job: _Job, draft: Path) -> _Seen:
         dynamic_shapes=tuple({0: batch} if x.dim() else None for x in job.inputs),
         external_data=job.external,
     )
-    constraints = program.exported_program.range_constraints if program else {}
+    exported = program and program.exported_program
+    constraints = exported.range_constraints if exported else {}
     # Sizes are called s0, s77; what comes from values is called u0.
     sizes = [bounds.upper for symbol, bounds in constraints.items() if str(symbol).startswith("s")]
     return _Seen(most=min((int(size) for size in sizes if size.is_Integer), default=None))

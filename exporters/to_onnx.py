@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from exporters.quiet import quiet
 from structprune.errors import InputError, OutputError
 
 Exporter = Literal["auto", "dynamo", "legacy"]
+EXPORTERS = get_args(Exporter)
 
 BATCH = "batch"
 """Name of the dynamic dimension."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from exporters.quiet import quiet
 from structprune.errors import InputError, OutputError
 
 Exporter = Literal["auto", "dynamo", "legacy"]
+EXPORTERS = get_args(Exporter)
 
 BATCH = "batch"
 """Name of the dynamic dimension."""
@@ -216,7 +217,8 @@ def _dynamo(job: _Job, draft: Path) -> _Seen:
         dynamic_shapes=(shapes,) if isinstance(job.model, Flat) else shapes,  # it takes any number of inputs
         external_data=job.external,
     )
-    constraints = program.exported_program.range_constraints if program else {}
+    exported = program and program.exported_program
+    constraints = exported.range_constraints if exported else {}
     # Sizes are called s0, s77; what comes from values is called u0.
     sizes = [bounds.upper for symbol, bounds in constraints.items() if str(symbol).startswith("s")]
     return _Seen(most=min((int(size) for size in sizes if size.is_Integer), default=None))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
 from structprune.trial import TRIAL_INPUTS, trusted
+
+if TYPE_CHECKING:
+    from exporters.to_onnx import Exporter
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def compress(
     seed: int = 0,
     architecture: str | None = None,
     export: bool = True,
+    exporter: Exporter = "auto",
     measure: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Compressed:
@@ -172,6 +176,8 @@ def compress(
         architecture: a name that rebuilds the network, ``"torchvision:resnet18"``, so that
             ``structprune.load(folder)`` needs no module.
         export: whether to write an ONNX file and prove it.
+        exporter: ``dynamo``, ``legacy`` (tracing), or ``auto`` for the first that copes. Control flow on
+            values of the inputs, which tracing fixes, passes the proof only where ``legacy`` is asked for.
         measure: whether to measure batch time, memory, disk and energy.
         progress: told what happens next.
 
@@ -193,8 +199,11 @@ def compress(
         >>> [(proof.name, proof.passed) for proof in small.report.proofs]
         [('closed_gates', True), ('reloaded', True), ('onnx', True), ('signature', True)]
     """
+    from exporters.to_onnx import EXPORTERS
     from exporters.toolbox import Toolbox
 
+    if exporter not in EXPORTERS:
+        raise UsageError(f"exporter {exporter!r} is unknown; known: {', '.join(EXPORTERS)}")
     check_network(model)
     check_callable(loss=loss, forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
     example = _tuple(example_input)
@@ -227,9 +236,10 @@ def compress(
         limits=beside_nodes(asked),
         profile=_profile(align, profile, str(example[0].device), progress),
     )
+    tools = Toolbox(exporter=exporter, device=str(example[0].device))
     files = Path(mkdtemp(prefix="structprune-"))
     try:
-        outcome = pipeline.compress(request, files, Toolbox(device=str(example[0].device)), progress)
+        outcome = pipeline.compress(request, files, tools, progress)
         done = Compressed(outcome.model, outcome.plan, outcome.report, outcome.scores, example, files)
     except BaseException:
         shutil.rmtree(files, ignore_errors=True)

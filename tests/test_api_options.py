@@ -250,3 +250,33 @@ def test_an_unknown_correction_is_refused_before_any_data_are_read() -> None:
     with pytest.raises(UsageError, match="unknown correction 'magic'; known: least-squares"):
         compressed(trained=True, data=batches, correct="magic")
     assert len(list(batches)) == 1
+
+
+class Bright(nn.Module):
+    """Control flow on values, which only tracing exports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        out: Tensor = self.last((h * 2 if x.abs().max() > 1e3 else h).mean((2, 3)))
+        return out
+
+
+def test_control_flow_is_fixed_where_tracing_is_asked_for_by_name() -> None:
+    torch.manual_seed(0)
+    network, example = Bright(), torch.randn(2, 3, 8, 8)
+    options: dict[str, Any] = {"nodes": 0.5, "score": "magnitude"}
+    with pytest.raises(ProofFailedError, match=r"onnx failed.*ask for the legacy exporter by name"):
+        structprune.compress(network, example, **options)
+    done = structprune.compress(network, example, **options, exporter="legacy")
+    (proof,) = (proof for proof in done.report.proofs if proof.name == "onnx")
+    assert proof.passed
+    assert "control flow fixed to what the example takes" in proof.how
+
+
+def test_an_unknown_exporter_is_refused() -> None:
+    with pytest.raises(UsageError, match="known: auto, dynamo, legacy"):
+        structprune.compress(Bright(), torch.randn(2, 3, 8, 8), nodes=0.5, exporter="onnx")  # type: ignore[arg-type]

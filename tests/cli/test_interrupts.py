@@ -25,7 +25,7 @@ LONG = ("compress", "structprune:mlp", "--nodes", "0.3", "--draws", "1000000")
         ([signal.SIGTERM, signal.SIGINT], 143, ""),
         ([signal.SIGHUP], 129, ""),
     ],
-    ids=lambda value: "-".join(number.name for number in value) if isinstance(value, list) else "",
+    ids=lambda value: f"{len(value)} of {value[0].name}" if isinstance(value, list) else "",
 )
 def test_signals_while_it_scores(numbers: list[signal.Signals], code: int, said: str, here: Path) -> None:
     before = contents(here)

@@ -21,7 +21,7 @@ READS: dict[str, Body] = {
     "item": lambda x: x.max().item(),
     "__float__": lambda x: float(x.max()),
     "__int__": lambda x: int(x.max()),
-    "__index__": lambda x: range(x.max().long()),  # type: ignore[arg-type]
+    "__index__": lambda x: range(x.max().long()),
     "tolist": lambda x: (x * 2).tolist(),
     "numpy": lambda x: (x + 1).numpy(),
     "__array__": lambda x: np.asarray(x.view(-1)),

@@ -154,7 +154,7 @@ class BySilentComparison(ByContent):
 )
 def test_control_flow_on_values_is_known_of_a_trace(tmp_path: Path, model: nn.Module, fixed: str) -> None:
     for exporter in ("auto", "legacy"):
-        export = to_onnx(model, (torch.ones(1, 4),), tmp_path / "model.onnx", exporter=exporter)  # type: ignore[arg-type]
+        export = to_onnx(model, (torch.ones(1, 4),), tmp_path / "model.onnx", exporter=exporter)
         assert (export.exporter, export.fixed, export.whole) == ("legacy", (fixed,), False)
 
 

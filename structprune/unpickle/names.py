@@ -26,7 +26,7 @@ NO_OPCODE = -100
 
 
 def _sizes() -> Sequence[int]:
-    """Opcode -> bytes of its argument; negative where the argument says so itself, or there is no such one."""
+    """Opcode -> bytes of its argument; negative where the argument says so itself, or there is no opcode."""
     sizes = [NO_OPCODE] * 256
     for opcode in pickletools.opcodes:
         sizes[ord(opcode.code)] = 0 if opcode.arg is None else opcode.arg.n

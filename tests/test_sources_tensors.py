@@ -187,6 +187,6 @@ def test_the_network_in_a_wrapper() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     assert inner_network(nn.DataParallel(nn.DataParallel(network))) is network
     assert inner_network(torch.compile(network)) is network  # type: ignore[arg-type]
-    around_itself = nn.DataParallel(network)
+    around_itself: nn.Module = nn.DataParallel(network)
     around_itself.module = around_itself
     assert inner_network(around_itself) is around_itself

@@ -185,7 +185,7 @@ def test_a_wrapper_with_hooks_or_without_a_network_is_refused(tmp_path: Path) ->
     with pytest.raises(InputError, match="DataParallel in the file holds no network"):
         load(tmp_path / "model.pt")
     hooked = nn.DataParallel(nn.Linear(2, 2))
-    hooked._forward_hooks[0] = nn.Identity  # type: ignore[assignment]
+    hooked._forward_hooks[0] = nn.Identity
     _zipped(hooked, tmp_path / "model.pt")
     with pytest.raises(UnsafeCheckpointError, match="_forward_hooks"):
         load(tmp_path / "model.pt")

@@ -22,9 +22,12 @@ PICKLES = 5
 """In a file of the older form: a magic number, a version, the machine, the content and the storages' keys."""
 
 
-def _sizes() -> Sequence[int | None]:
-    """Opcode -> bytes of its argument; negative where the argument says so itself; None for no opcode."""
-    sizes: list[int | None] = [None] * 256
+NO_OPCODE = -100
+
+
+def _sizes() -> Sequence[int]:
+    """Opcode -> bytes of its argument; negative where the argument says so itself, or there is no opcode."""
+    sizes = [NO_OPCODE] * 256
     for opcode in pickletools.opcodes:
         sizes[ord(opcode.code)] = 0 if opcode.arg is None else opcode.arg.n
     return sizes
@@ -33,6 +36,9 @@ def _sizes() -> Sequence[int | None]:
 SIZES = _sizes()
 STOP, GLOBAL, INST, STACK_GLOBAL = b".ci\x93"
 STRINGS = frozenset(ord(o.code) for o in pickletools.opcodes if "UNICODE" in o.name)
+PLAIN = frozenset(code for code, size in enumerate(SIZES) if size >= 0) - {STOP, STACK_GLOBAL}
+"""Opcodes that say nothing here, with arguments of one size."""
+
 LENGTHS = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -88,6 +94,9 @@ def _scanned(program: Program, position: int) -> Generator[str, None, int]:
     end = len(program)
     while position < end:
         opcode = program[position]
+        if opcode in PLAIN:  # by far the most, so first and without a call
+            position += 1 + SIZES[opcode]
+            continue
         begin, position = _argument(program, position + 1, opcode)
         if opcode in STRINGS:
             strings = (strings[1], (begin, position))
@@ -106,7 +115,7 @@ def _scanned(program: Program, position: int) -> Generator[str, None, int]:
 def _argument(program: Program, start: int, opcode: int) -> Span:
     """Where an opcode's argument begins and ends, without the number in front that says how long it is."""
     size = SIZES[opcode]
-    if size is None:
+    if size == NO_OPCODE:
         raise ValueError(f"the byte {opcode} is no opcode")
     if size >= 0:
         return start, start + size

@@ -19,7 +19,7 @@ from structprune.calls import called_from_python
 from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
-from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
+from structprune.choose import DEFAULT_DRAWS, Scoring
 from structprune.choose import score as score_channels
 from structprune.correction import asked_for, decided
 from structprune.criteria import DEFAULT
@@ -43,6 +43,7 @@ from structprune.scores import Accumulate, Labels, Scores
 from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
+from structprune.trained import is_trained
 from structprune.trial import TRIAL_INPUTS, trusted
 
 
@@ -150,7 +151,8 @@ def compress(
             ``least-squares`` refits every layer behind the cut in closed form, ``batch-norm`` takes its
             statistics anew, ``none``; kept where outputs on inputs held out come nearer to the dense ones.
             None: least squares where there are data and the network counts as trained.
-        trained: whether the network counts as trained; None: whether its batch norms have seen data.
+        trained: whether the network counts as trained; None: whether its batch norms have seen data, or its
+            weights are no longer as initialisers leave them; the report says what decided.
         accumulate: how derivatives of mini-batches are summed: ``total``, ``abs`` or ``square``.
         labels: ``given``, or ``drawn`` from what the network predicts; None: drawn where it is trained, and
             neither ``loss`` nor ``forward`` is given.

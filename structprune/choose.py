@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic, one_kernel
-from structprune.batch_norm import buffers_kept, evaluating, take_statistics, were_trained
+from structprune.batch_norm import buffers_kept, evaluating, take_statistics
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, WITHOUT_LOSS, named, parts
@@ -103,22 +103,6 @@ class Scoring:
             )
         if self.mini_batch is not None and self.mini_batch < 2:
             raise UsageError(f"mini-batches of {self.mini_batch} can't be normalised; give at least 2")
-
-
-def is_trained(
-    model: nn.Module, from_checkpoint: bool, pretrained: bool, word: bool | None
-) -> tuple[bool, str]:
-    """Decide whether a network counts as trained, and say why."""
-    if word is not None:
-        return word, "you said so"
-    if pretrained:
-        return True, "pretrained weights"
-    seen = were_trained(model)
-    if seen is not None:
-        return seen, f"its batch norms have {'seen data' if seen else 'seen nothing yet'}"
-    if from_checkpoint:
-        return True, "read from a file, and no batch norm tells; trained=False (--untrained) says otherwise"
-    return False, "not read from a file, and no batch norm tells; trained=True (--trained) says otherwise"
 
 
 def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:

@@ -32,6 +32,8 @@ ORDER = (
     "thinning",
     "channels",
     "batch_norm",
+    "initial",
+    "trained",
     "open_norms",
     "gates",
     "masks",

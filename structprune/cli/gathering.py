@@ -9,11 +9,12 @@ from typing import Any
 
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.channels.picking import Scope, picked
-from structprune.choose import Scoring, is_trained
+from structprune.choose import Scoring
 from structprune.cli import inputs
 from structprune.environment import device_named
 from structprune.samples import Samples
 from structprune.tasks import ImageSet
+from structprune.trained import is_trained
 from structprune.trial import trusted
 
 Say = Callable[[str], None]

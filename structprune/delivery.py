@@ -21,8 +21,9 @@ from structprune.batch_norm import evaluating, take_statistics
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import save_weights_and_plan, widths_of
-from structprune.criteria import parts
-from structprune.criteria.ntk_sap import DRAWING, draw_count
+from structprune.choose import loss_of
+from structprune.criteria import needed
+from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.proofs import LEAST_SPREAD, reloaded, require, signature, varies
@@ -228,12 +229,13 @@ def report_of(
         notes=(*run.notes, *_unmetered(meter)),
         software=software(),
         hardware=hardware(next(request.model.parameters()).device),
+        loss=loss_of(request.samples, scoring),
     )
 
 
 def _draws(request: Request) -> int | None:
     scoring = request.scoring
-    if not DRAWING.intersection(parts(scoring.score)):
+    if not any(each.weight_draws for each in needed(scoring.score)):
         return None
     return draw_count(request.samples.batches, scoring.draws)
 

@@ -54,7 +54,7 @@ def is_bias_initial(bias: Tensor, bounds: Sequence[float]) -> bool:
         bounds: of the uniform draws that the layer's own initialisation makes, 1 / sqrt(fan-in).
     """
     values = _some(bias, MOST)
-    if values.abs().max() <= TINY or len(values.unique()) <= max(1, min(len(values) // 2, FEW_VALUES)):
+    if values.abs().max() <= TINY or _different(values) <= max(1, min(len(values) // 2, FEW_VALUES)):
         return True
     return any(_is_uniform_within(values, bound) for bound in bounds)
 
@@ -74,7 +74,7 @@ def is_weight_initial(weight: Tensor) -> bool | None:
     """
     values = _some(weight, MOST)
     values = values[values != 0]
-    if len(values) < FEWEST or len(values.unique()) <= FEW_VALUES:
+    if len(values) < FEWEST or _different(values) <= FEW_VALUES:
         return None
     if min(_gaps(values)) > LARGEST_GAP:
         return False
@@ -82,6 +82,10 @@ def is_weight_initial(weight: Tensor) -> bool | None:
     if min(w_OI.shape) < 2 or (w_OI == 0).double().mean() > 0.1:
         return True
     return max(*_unevenness(w_OI), _longest(w_OI)) <= LARGEST_SCORE
+
+
+def _different(values: Tensor) -> int:
+    return len(torch.unique(values))
 
 
 def _gaps(values: Tensor) -> Iterator[float]:
@@ -134,8 +138,8 @@ def _longest(w_OI: Tensor) -> float:
     n, m = w_OI.shape
     edge = math.sqrt(n - 1) + math.sqrt(m)
     scale = edge * (1 / math.sqrt(n - 1) + 1 / math.sqrt(m)) ** (1 / 3)
-    longest = float(torch.linalg.matrix_norm(w_OI / w_OI.std(), 2)) ** 2
-    return (longest - edge**2) / scale
+    longest: float = float(torch.linalg.matrix_norm(w_OI / w_OI.std(), 2)) ** 2
+    return (longest - edge**2) / float(scale)
 
 
 def _some(x: Tensor, most: int) -> Tensor:

@@ -327,6 +327,7 @@ class Report:
         software: name -> version.
         hardware: name -> value; no user name, host name or path.
         int8: or None where no int8 file was asked for.
+        loss: what scored, in words; None where the score takes no loss.
         schema: version of this form.
     """
 
@@ -355,6 +356,7 @@ class Report:
     software: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, str] = field(default_factory=dict)
     int8: Int8 | None = None
+    loss: str | None = None
     schema: int = SCHEMA
 
 

@@ -102,17 +102,17 @@ def fitting_data(
     chosen = fitted(samples, output, name)
     _, tensor = part_of(output)
     for batch in samples.batches:
-        _check_classes(batch.target, chosen, tensor)
+        _check_classes(batch.target, tensor)
     return chosen
 
 
-def _check_classes(target: Tensor, chosen: Samples, output: Tensor) -> None:
+def _check_classes(target: Tensor, output: Tensor) -> None:
     """Refuse classes that the network has no output for."""
     axes = [] if target.is_floating_point() else class_axes(output, target)
     if not axes:
         return
     classes, present = output.shape[axes[0]], target[target != IGNORED]
-    if not len(present) or 0 <= present.min() <= present.max() < classes:
+    if classes < 2 or not len(present) or 0 <= present.min() <= present.max() < classes:
         return
     raise InputError(
         f"the targets of data go from {present.min()} to {present.max()} and the network has {classes} "

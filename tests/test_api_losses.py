@@ -214,6 +214,6 @@ def test_ntk_sap_draws_no_labels() -> None:
     counts = {}
     for labels in ("given", "drawn"):
         model.passes = 0
-        score(model, groups, samples, Scoring("ntk_sap", trained=True, labels=labels))  # type: ignore[arg-type]
+        score(model, groups, samples, Scoring("ntk_sap", trained=True, labels=labels))
         counts[labels] = model.passes
     assert counts["given"] == counts["drawn"]

@@ -65,7 +65,8 @@ def timm(name: str) -> nn.Module:
 def transformer(kind: str, **sizes: Any) -> nn.Module:
     import transformers as zoo
 
-    model: nn.Module = zoo.AutoModel.from_config(getattr(zoo, f"{kind}Config")(**sizes))
+    build: Any = zoo.AutoModel.from_config
+    model: nn.Module = build(getattr(zoo, f"{kind}Config")(**sizes))
     return model
 
 

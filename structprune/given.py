@@ -14,7 +14,7 @@ from structprune.channels.isolated import exhausted
 from structprune.choose import Scoring, takes_loss, takes_targets
 from structprune.errors import InputError, UsageError
 from structprune.losses import IGNORED, Loss, check_name, class_axes
-from structprune.outputs import Calls, part_of, watched
+from structprune.predictions import Calls, part_of, watched
 from structprune.samples import Forward, Samples, fitted, fitted_by_layers
 
 WRAPPED: Mapping[type, str] = {

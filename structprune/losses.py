@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from structprune.errors import InputError, UsageError
-from structprune.outputs import NAMED, Calls, axis_of_classes, ends_in_sigmoid, part_of
+from structprune.predictions import NAMED, Calls, axis_of_classes, ends_in_sigmoid, part_of
 
 Loss = Callable[[Any, Any], Tensor]
 Shape = tuple[int, ...]

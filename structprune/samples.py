@@ -14,7 +14,7 @@ from structprune.batch_norm import buffers_kept, evaluating
 from structprune.crew import ALONE, Crew
 from structprune.errors import InputError, UsageError
 from structprune.losses import Loss, NoLoss, Objective, check_name, fitting, random_targets, without_targets
-from structprune.outputs import Calls, part_of, watched
+from structprune.predictions import Calls, part_of, watched
 from structprune.scores import MINI_BATCH, Batch, mini_batches_of
 
 Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]

@@ -34,7 +34,7 @@ ORDER = (
     "batch_norm",
     "initial",
     "trained",
-    "outputs",
+    "predictions",
     "losses",
     "open_norms",
     "gates",

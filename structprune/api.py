@@ -19,7 +19,7 @@ from structprune.calls import called_from_python
 from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
-from structprune.choose import DEFAULT_DRAWS, Scoring, is_trained
+from structprune.choose import DEFAULT_DRAWS, Scoring, about_loss, check_loss
 from structprune.choose import score as score_channels
 from structprune.correction import asked_for, decided
 from structprune.criteria import DEFAULT
@@ -27,14 +27,14 @@ from structprune.delivery import proof_inputs
 from structprune.device_profile import DeviceProfile, read_profile, this_machine
 from structprune.errors import InputError, UsageError
 from structprune.folding import folded
-from structprune.given import check_callable, check_data, check_network
+from structprune.given import check_callable, check_loss_given, check_network, fitting_data
 from structprune.limits import Limit, beside_nodes, nodes_asked, read_limits
+from structprune.losses import Loss
 from structprune.report import Report
 from structprune.request import Judge, Request
 from structprune.samples import (
     DEFAULT_SAMPLES,
     Forward,
-    Loss,
     Samples,
     inputs_of,
     random_samples,
@@ -44,6 +44,7 @@ from structprune.scores import Accumulate, Labels, Scores
 from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
+from structprune.trained import is_trained
 from structprune.trial import TRIAL_INPUTS, trusted
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def compress(
     limits: Mapping[str, str | float] | None = None,
     score: str = DEFAULT,
     data: Any = None,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     forward: Forward | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     finetune: Callable[[nn.Module], None] | None = None,
@@ -147,7 +148,8 @@ def compress(
             keeps them all is taken; time and memory are met within 2 %, in ONNX Runtime on one CPU thread.
         score: a criterion, or a fusion of several joined by ``+``.
         data: what scores: (inputs, targets) tensors or an iterable of such pairs; random inputs if None.
-        loss: (output, target) -> mean loss; cross entropy by default.
+        loss: (output, target) -> mean loss, or ``cross-entropy``, ``mse`` or ``bce``; None: what fits the
+            targets, which the report names.
         forward: (network, inputs) -> output that ``loss`` takes; by default the network's own output.
         evaluate: network -> accuracy in [0, 1], on inputs that neither score nor train.
         finetune: trains the network that it is given, in place, after the cut.
@@ -155,10 +157,11 @@ def compress(
             ``least-squares`` refits every layer behind the cut in closed form, ``batch-norm`` takes its
             statistics anew, ``none``; kept where outputs on inputs held out come nearer to the dense ones.
             None: least squares where there are data and the network counts as trained.
-        trained: whether the network counts as trained; None: whether its batch norms have seen data.
+        trained: whether the network counts as trained; None: whether its batch norms have seen data, or its
+            weights are no longer as initialisers leave them; the report says what decided.
         accumulate: how derivatives of mini-batches are summed: ``total``, ``abs`` or ``square``.
-        labels: ``given``, or ``drawn`` from what the network predicts; None: drawn where it is trained, and
-            neither ``loss`` nor ``forward`` is given.
+        labels: ``given``, or ``drawn`` from what the network predicts; None: drawn where it is trained, its
+            targets are classes, and neither a loss of your own nor ``forward`` is given.
         mini_batch: inputs whose derivatives are summed before ``abs`` and ``square`` are taken.
         align: widths become multiples of it, or stay; ``"auto"`` for those that a device likes.
         profile: that device's, or the file that it is in; None: this machine's, which is probed once.
@@ -205,17 +208,16 @@ def compress(
     if exporter not in EXPORTERS:
         raise UsageError(f"exporter {exporter!r} is unknown; known: {', '.join(EXPORTERS)}")
     check_network(model)
-    check_callable(loss=loss, forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
+    check_callable(forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
+    check_loss_given(loss)
     example = _tuple(example_input)
     built_by = _architecture(architecture, model)
     model, folding = folded(model)
     known, why = is_trained(model, False, False, trained)
     asked_for(correct, known, data is not None)  # refused before any data are read
-    given = _samples(model, example, data, loss, forward, samples, seed)
     asked = _limits(nodes, limits or {})
     scoring = Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels)
-    if data is not None and forward is None:
-        check_data(model, given, scoring)
+    given = _samples(model, example, data, loss, forward, samples, scoring)
     take = None if data is None else lambda: inputs_of(given)
     request = Request(
         model=model,
@@ -230,7 +232,7 @@ def compress(
         finetune=finetune,
         export=export,
         measure=measure,
-        notes=folding,
+        notes=(*folding, *about_loss(given, scoring)),
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
         correction=decided(correct, known, take, seed, score),
         limits=beside_nodes(asked),
@@ -255,7 +257,7 @@ def score(
     criterion: str = DEFAULT,
     *,
     data: Any = None,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     forward: Forward | None = None,
     trained: bool | None = None,
     accumulate: Accumulate | None = None,
@@ -278,17 +280,16 @@ def score(
         torch.Size([3])
     """
     check_network(model)
-    check_callable(loss=loss, forward=forward)
+    check_callable(forward=forward)
+    check_loss_given(loss)
     example = _tuple(example_input)
     model, _ = folded(model)
     known, _ = is_trained(model, False, False, trained)
-    chosen = _samples(model, example, data, loss, forward, samples, seed)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed, mini_batch, labels)
-    if data is not None and forward is None:
-        check_data(model, chosen, scoring)
+    chosen = _samples(model, example, data, loss, forward, samples, scoring)
     few = tuple(x[:TRIAL_INPUTS] for x in proof_inputs(chosen, seed))
     groups = trusted(model, channels.channel_groups(model, example), few)
-    return score_channels(model, groups, chosen, scoring)
+    return score_channels(model, groups, chosen, scoring, telling=True)
 
 
 @called_from_python
@@ -377,14 +378,26 @@ def _samples(
     model: nn.Module,
     example: tuple[Tensor, ...],
     data: Any,
-    loss: Loss | None,
+    loss: Loss | str | None,
     forward: Forward | None,
     count: int,
-    seed: int,
+    scoring: Scoring,
 ) -> Samples:
+    """Return what scores, with the loss that fits.
+
+    Raises:
+        InputError: the score takes a loss and none is known, or the data don't fit the network.
+        UsageError: there is a loss of targets and there are none.
+    """
     if data is None:
-        return random_samples(model, example, count, seed)
-    return samples_of(data, loss, forward, example[0].device)
+        if callable(loss):
+            raise UsageError("loss is a function of targets, and without data there are none; give data too")
+        found = random_samples(model, example, count, scoring.seed, loss, forward)
+    else:
+        found = samples_of(data, loss, forward, example[0].device)
+        found = fitting_data(model, found, scoring, loss, forward)
+    check_loss(found, scoring)
+    return found
 
 
 __all__ = ["Compressed", "channel_groups", "compress", "score"]

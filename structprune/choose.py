@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic
-from structprune.batch_norm import buffers_kept, evaluating, take_statistics, were_trained
+from structprune.batch_norm import buffers_kept, evaluating, take_statistics
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
-from structprune.criteria import DEFAULT, WITHOUT_LOSS, named, parts
+from structprune.constant import check_varying
+from structprune.criteria import DEFAULT, named, needed, parts
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
+from structprune.losses import NoLoss
 from structprune.rows import in_rows
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
@@ -110,23 +112,9 @@ class Scoring:
             raise UsageError(f"mini-batches of {self.mini_batch} can't be normalised; give at least 2")
 
 
-def is_trained(
-    model: nn.Module, from_checkpoint: bool, pretrained: bool, word: bool | None
-) -> tuple[bool, str]:
-    """Decide whether a network counts as trained, and say why."""
-    if word is not None:
-        return word, "you said so"
-    if pretrained:
-        return True, "pretrained weights"
-    seen = were_trained(model)
-    if seen is not None:
-        return seen, f"its batch norms have {'seen data' if seen else 'seen nothing yet'}"
-    if from_checkpoint:
-        return True, "read from a file, and no batch norm tells; trained=False (--untrained) says otherwise"
-    return False, "not read from a file, and no batch norm tells; trained=True (--trained) says otherwise"
-
-
-def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:
+def score(
+    model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring, telling: bool = False
+) -> Scores:
     """Score every channel of every group.
 
     Args:
@@ -134,25 +122,37 @@ def score(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Sc
         groups: its groups of channels.
         samples: what it is scored on.
         scoring: how.
+        telling: whether to refuse what the network was run for and which is the same for all channels; that
+            weights are all alike is a finding, that derivatives are is none.
 
     Returns:
         group name -> (C,) scores, larger = keep: of one criterion its own values, of a fusion what
         :func:`choose` goes by.
     """
     found = _by_criterion(model, groups, samples, scoring)
+    for scores, need in zip(found, needed(scoring.score), strict=True):
+        if telling and need.inputs != "none":
+            check_varying(scores)
     return found[0] if len(found) == 1 else _allocated(found, scoring)
 
 
 def order(model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring) -> Scores:
-    """Score channels so that groups compare as the allocation has it: what :func:`choose` goes by."""
-    return _allocated(_by_criterion(model, groups, samples, scoring), scoring)
+    """Score channels so that groups compare as the allocation has it: what :func:`choose` goes by.
+
+    Raises:
+        InputError: a criterion ranks nothing, since its scores are all the same.
+    """
+    found = _by_criterion(model, groups, samples, scoring)
+    for scores in found:
+        check_varying(scores, within=scoring.allocation == "uniform")
+    return _allocated(found, scoring)
 
 
 def _by_criterion(
     model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring
 ) -> list[Scores]:
     check_groups(groups)
-    chunk = scoring.chunk or fitting_chunk(model, samples, MOST_IN_A_PASS if scoring.trained else None)
+    chunk = scoring.chunk or _own_chunk(model, samples, scoring)
     # On inputs: derivatives of gates on weights need those of whole weights, which takes a third longer.
     gated = gate_channels(model, groups)
     found = _scored(gated, samples, scoring, chunk)
@@ -185,8 +185,11 @@ def score_weights(
     Returns:
         parameter name -> scores of its shape, larger = keep.
     """
-    chunk = scoring.chunk or fitting_chunk(model, samples)
-    return fuse(_scored(gate_weights(model, masks), samples, scoring, chunk))
+    chunk = scoring.chunk or _own_chunk(model, samples, scoring)
+    found = _scored(gate_weights(model, masks), samples, scoring, chunk)
+    for scores in found:
+        check_varying(scores)
+    return fuse(found)
 
 
 def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -> list[Scores]:
@@ -194,7 +197,7 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
     size = scoring.mini_batch or (TRAINED_MINI_BATCH if scoring.trained else MINI_BATCH)
     if size != MINI_BATCH and scoring.batch_norm != "batch":
         samples = replace(samples, batches=mini_batches_of(samples.batches, size))
-    labels = _labels(samples, scoring)
+    check_loss(samples, scoring)
     sampling = Sampling(
         batches=samples.batches,
         loss=samples.loss,
@@ -208,10 +211,11 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
         seed=scoring.seed,
         crew=samples.crew,
     )
+    labels: Labels = _labels(samples, scoring) if takes_loss(scoring) else "given"
     with exact_arithmetic():
-        if not scoring.trained and sampling.batch_norm == "fixed" and not _data_free(scoring):
+        if not scoring.trained and sampling.batch_norm == "fixed" and _runs_on(scoring, "own"):
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
-        if sampling.accumulate != "total":
+        if sampling.accumulate != "total" and _runs_on(scoring, "own"):
             gated = in_rows(gated, sampling)
 
         def scored(part: Sampling) -> list[Scores]:
@@ -242,20 +246,49 @@ def _labels(samples: Samples, scoring: Scoring) -> Labels:
     return scoring.labels or ("drawn" if scoring.trained and samples.classes else "given")
 
 
+def takes_loss(scoring: Scoring) -> bool:
+    """Tell whether a score takes a loss, of whatever targets."""
+    return any(each.targets for each in needed(scoring.score))
+
+
 def takes_targets(samples: Samples, scoring: Scoring) -> bool:
     """Tell whether a score takes the loss of the targets that were given."""
-    return _labels(samples, scoring) == "given" and not WITHOUT_LOSS.issuperset(parts(scoring.score))
+    return takes_loss(scoring) and _labels(samples, scoring) == "given"
 
 
 # Criteria whose scores of more samples are those of some and those of the others, added up.
 _ADD_UP = {"crop", "crop_gradflow", "force", "gate_taylor", "ntk_sap", "ntk_sap_kept", "snip"}
 
-# Criteria that never run the network on the scoring inputs, or take statistics of their own.
-_DATA_FREE = {"bn_scale", "filter_norm", "magnitude", "ntk_sap_redrawn", "random", "synflow"}
+
+def check_loss(samples: Samples, scoring: Scoring) -> None:
+    """Refuse a score of the loss where none is known.
+
+    Raises:
+        InputError: saying what the network puts out, and what to give.
+    """
+    if takes_loss(scoring) and isinstance(samples.loss, NoLoss):
+        samples.loss(None, None)
 
 
-def _data_free(scoring: Scoring) -> bool:
-    return _DATA_FREE.issuperset(parts(scoring.score)) and scoring.labels != "drawn"
+def loss_of(samples: Samples, scoring: Scoring) -> str | None:
+    """Name the loss that scores, and why it is this one; None where the score takes none."""
+    return samples.objective if takes_loss(scoring) else None
+
+
+def about_loss(samples: Samples, scoring: Scoring) -> tuple[str, ...]:
+    """Say which loss scored, where it is not what everybody expects."""
+    said = loss_of(samples, scoring)
+    return (f"scored with {said}",) if said and samples.notable else ()
+
+
+def _runs_on(scoring: Scoring, *kinds: str) -> bool:
+    return any(each.inputs in kinds for each in needed(scoring.score))
+
+
+def _own_chunk(model: nn.Module, samples: Samples, scoring: Scoring) -> int:
+    """Samples per pass; what never runs the network is not made to for finding out how many."""
+    most = MOST_IN_A_PASS if scoring.trained else None
+    return fitting_chunk(model, samples, most) if _runs_on(scoring, "own", "shape") else MINI_BATCH
 
 
 def check_groups(groups: ChannelGroups) -> None:

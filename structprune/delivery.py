@@ -21,8 +21,9 @@ from structprune.batch_norm import evaluating, take_statistics
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import save_weights_and_plan, widths_of
-from structprune.criteria import parts
-from structprune.criteria.ntk_sap import DRAWING, draw_count
+from structprune.choose import loss_of
+from structprune.criteria import needed
+from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.layers import counted_down
@@ -229,6 +230,7 @@ def report_of(
         software=software(),
         hardware=hardware(next(request.model.parameters()).device),
         control_flow=cut.groups.control_flow,
+        loss=loss_of(request.samples, scoring),
     )
 
 
@@ -238,7 +240,7 @@ def _samples(request: Request, scores: Scores) -> int:
 
 def _draws(request: Request, scores: Scores) -> int | None:
     scoring = request.scoring
-    if not DRAWING.intersection(parts(scoring.score)):
+    if not any(each.weight_draws for each in needed(scoring.score)):
         return None
     if scores.draws:
         return scores.draws

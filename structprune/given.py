@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from structprune.batch_norm import buffers_kept, evaluating
 from structprune.channels.isolated import exhausted
-from structprune.choose import Scoring, takes_targets
+from structprune.choose import Scoring, takes_loss, takes_targets
 from structprune.errors import InputError, UsageError
-from structprune.samples import Samples
+from structprune.losses import IGNORED, Loss, check_name, class_axes
+from structprune.predictions import Calls, part_of, watched
+from structprune.samples import Forward, Samples, fitted, fitted_by_layers
 from structprune.sources.tensors import check_tree
 
 WRAPPED: Mapping[type, str] = {
@@ -25,8 +26,6 @@ WRAPPED: Mapping[type, str] = {
 """Modules that stand for another one -> what to give instead."""
 
 FEW = 2
-IGNORED = -100
-"""The class that cross entropy leaves out."""
 
 
 def check_network(model: object) -> None:
@@ -60,51 +59,75 @@ def check_callable(**given: Callable[..., object] | None) -> None:
             raise UsageError(f"{name} is a {type(value).__name__}; expected a function")
 
 
-def check_data(model: nn.Module, samples: Samples, scoring: Scoring) -> None:
-    """Refuse inputs that a network can't run on, and targets that cross entropy doesn't take.
+def check_loss_given(loss: object) -> None:
+    """Refuse what is neither a function nor the name of a loss.
 
-    Targets are looked at only where the score takes their loss.
+    Raises:
+        UsageError: saying what is known.
+    """
+    if isinstance(loss, str):
+        check_name(loss)
+    else:
+        check_callable(loss=loss)  # type: ignore[arg-type]
+
+
+def fitting_data(
+    model: nn.Module, samples: Samples, scoring: Scoring, loss: Loss | str | None, forward: Forward | None
+) -> Samples:
+    """Return samples with the loss that fits, once the network runs on them and it takes their targets.
+
+    Targets are looked at only where the score takes their loss, and inputs only where no ``forward`` of the
+    caller's own may do with them what it likes.
 
     Args:
         model: the network; it is left as it is.
         samples: the caller's own, put through the network as they are.
         scoring: how channels are scored.
+        loss: the caller's own, the name of one, or None.
+        forward: the caller's own, or None.
 
     Raises:
-        InputError: saying which.
+        InputError: inputs or targets don't fit, or a loss can't be told; saying which.
     """
-    first = samples.batches[0]
-    output = _output(model, tuple(x[:FEW] for x in first.inputs))
-    if samples.loss is not functional.cross_entropy or not takes_targets(samples, scoring):
+    name = None if callable(loss) else loss
+    chooses = not callable(loss) and takes_loss(scoring)
+    if forward is not None and not chooses:
+        return samples
+    layers, output = _output(model, samples)
+    if not chooses:
+        return samples
+    if not takes_targets(samples, scoring):
+        _, tensor = part_of(output)
+        if len(class_axes(tensor, samples.batches[0].target)) != 1:
+            return fitted_by_layers(samples, output, layers)
+        return fitted(samples, output, name)
+    chosen = fitted(samples, output, name)
+    _, tensor = part_of(output)
+    for batch in samples.batches:
+        _check_classes(batch.target, tensor)
+    return chosen
+
+
+def _check_classes(target: Tensor, output: Tensor) -> None:
+    """Refuse classes that the network has no output for."""
+    axes = [] if target.is_floating_point() else class_axes(output, target)
+    if not axes:
         return
-    if isinstance(output, Tensor) and output.dim() > 1:
-        _check_classes(samples, output.shape[1])
-    try:
-        functional.cross_entropy(output, first.target[:FEW])
-    except (RuntimeError, TypeError, ValueError) as error:
-        got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        wanted = f"{_kind(first.target)} of shape (N, {', '.join(map(str, first.target.shape[1:]))})"
-        raise InputError(
-            f"cross entropy doesn't take {got}, the output for {FEW} inputs, with targets {wanted}: "
-            f"{_reason(error)}; give classes (N,) from 0 on, or loss= and forward="
-        ) from error
-
-
-def _check_classes(samples: Samples, classes: int) -> None:
-    targets = torch.cat([batch.target.flatten() for batch in samples.batches])
-    targets = targets[targets != IGNORED]
-    if targets.is_floating_point() or not len(targets) or 0 <= targets.min() <= targets.max() < classes:
+    classes, present = output.shape[axes[0]], target[target != IGNORED]
+    if classes < 2 or not len(present) or 0 <= present.min() <= present.max() < classes:
         return
     raise InputError(
-        f"the targets of data go from {targets.min()} to {targets.max()} and the network has {classes} "
+        f"the targets of data go from {present.min()} to {present.max()} and the network has {classes} "
         f"outputs; expected classes from 0 to {classes - 1}, or loss= for other targets"
     )
 
 
-def _output(model: nn.Module, few: tuple[Tensor, ...]) -> Any:
+def _output(model: nn.Module, samples: Samples) -> tuple[Calls, Any]:
+    """Run a network on a few inputs, with the graph that a loss is told by, and note the layers that ran."""
+    few = tuple(x[:FEW] for x in samples.batches[0].inputs)
     try:
-        with torch.no_grad(), evaluating(model), buffers_kept(model):
-            return model(*few)
+        with torch.enable_grad(), evaluating(model), buffers_kept(model), watched(model) as layers:
+            return layers, samples.forward(model, few)
     # A forward pass raises whatever it likes.
     except Exception as error:
         if exhausted(error) or isinstance(error, torch.OutOfMemoryError):

@@ -359,6 +359,7 @@ class Report:
         hardware: name -> value; no user name, host name or path.
         int8: or None where no int8 file was asked for.
         control_flow: where the network's own code asks for sizes, values or its mode.
+        loss: what scored, in words; None where the score takes no loss.
         schema: version of this form.
     """
 
@@ -388,6 +389,7 @@ class Report:
     hardware: Mapping[str, str] = field(default_factory=dict)
     int8: Int8 | None = None
     control_flow: tuple[Branch, ...] = ()
+    loss: str | None = None
     schema: int = SCHEMA
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch.nn import functional
 from structprune.batch_norm import buffers_kept, evaluating
 from structprune.crew import ALONE, Crew
 from structprune.errors import InputError, UsageError
+from structprune.losses import Loss, NoLoss, Objective, check_name, fitting, random_targets, without_targets
+from structprune.predictions import Calls, part_of, watched
 from structprune.scores import MINI_BATCH, Batch, mini_batches_of
 
-Loss = Callable[[Any, Any], Tensor]
 Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]
 
 DEFAULT_SAMPLES = 64
@@ -41,6 +42,8 @@ class Samples:
         classes: whether the output is class scores (N, K, ...) and the targets are classes, so that labels
             may be drawn from what the network predicts.
         crew: the processes among which the mini-batches are dealt; each of them has them all.
+        objective: the loss in words, and why it is this one.
+        notable: whether a reader of the report must be told which loss it is.
     """
 
     batches: tuple[Batch, ...]
@@ -50,70 +53,90 @@ class Samples:
     how: str = "data"
     classes: bool = False
     crew: Crew = ALONE
+    objective: str = "cross entropy"
+    notable: bool = False
 
 
 def random_samples(
-    model: nn.Module, example: tuple[Tensor, ...], count: int = DEFAULT_SAMPLES, seed: int = 0
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    count: int = DEFAULT_SAMPLES,
+    seed: int = 0,
+    loss: str | None = None,
+    forward: Forward | None = None,
 ) -> Samples:
     """Return standard-normal inputs with random targets, for a network without data.
 
-    Targets are classes where the network puts out floating-point scores (N, K, ...), drawn uniformly.
+    Targets are classes where the network puts out floating-point scores of two or more, drawn uniformly; of
+    other outputs numbers of their shape, drawn as the inputs are. Where no loss is known for the output, the
+    samples have a :class:`~structprune.losses.NoLoss`: there are scores that take none.
 
     Args:
         model: the network.
         example: positional inputs, (N, ...) each.
         count: how many samples.
         seed: of inputs and targets.
+        loss: ``cross-entropy``, ``mse``, ``bce``, or None for the one that fits.
+        forward: (network, inputs) -> output that the loss takes; by default the network's own.
+
+    Raises:
+        InputError: the network can't run on the example, or its output doesn't go with the loss.
+        UsageError: there is no such loss, or too few samples are asked for.
     """
     if count < 2:
         raise UsageError(f"{count} samples are too few to score on; give at least 2, better 64")
+    check_name(loss)
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(random_like(x, count, generator) for x in example)
+    run = forward or _plain
+    layers, output = _probed(model, tuple(x[:2] for x in inputs), run)
     try:
-        with torch.no_grad(), evaluating(model), buffers_kept(model):
-            output = model(*(x[:2] for x in inputs))
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        shapes = [tuple(x.shape) for x in example]
-        raise InputError(
-            f"the network can't run on an example of shape {shapes}: {reason}; give one that it takes"
-        ) from error
-    scores = _scores_in(output)
-    if scores is None or scores.shape[1] < 2:
-        raise InputError(
-            f"the network puts out {_described(output)}, for which no loss is known; "
-            "from Python, give data=, loss= and forward="
+        objective = without_targets(output, layers, loss)
+    except InputError as error:
+        if loss is not None:
+            raise
+        nothing = torch.zeros(count, dtype=torch.long)
+        return Samples(
+            _mini_batches(inputs, nothing),
+            NoLoss(str(error)),
+            run,
+            real=False,
+            how=f"{count} random inputs (no data)",
+            objective="no loss",
         )
-    shape = (count, *scores.shape[2:])
-    target = torch.randint(0, scores.shape[1], shape, generator=generator).to(scores.device)
+    target = random_targets(objective, part_of(output)[1], count, generator)
+    what = "labels" if objective.classes else "targets"
     return Samples(
         _mini_batches(inputs, target),
-        functional.cross_entropy,
-        lambda network, inputs: _scores_in(network(*inputs)),
+        objective.loss,
+        _arranged(objective, run),
         real=False,
-        how=f"{count} random inputs with random labels (no data)",
-        classes=True,
+        how=f"{count} random inputs with random {what} (no data)",
+        classes=objective.name == "cross-entropy" and forward is None,
+        objective=objective.words,
+        notable=not objective.plain,
     )
 
 
-# Under which name outputs with several tensors keep their class scores: transformers', torchvision's.
-_SCORES = ("logits", "out")
+def _plain(network: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
+    return network(*inputs)
 
 
-def _scores_in(output: Any) -> Tensor | None:
-    """Return the class scores (N, K, ...) of an output, of several tensors the one named so, or the first."""
-    if isinstance(output, Mapping):
-        named = [output[name] for name in _SCORES if name in output]
-        return _scores_in([*named, *output.values()])
-    many = output if isinstance(output, (tuple, list)) else [output]
-    found = (x for x in many if isinstance(x, Tensor) and x.is_floating_point() and x.dim() >= 2)
-    return next(found, None)
+def _arranged(objective: Objective, run: Forward) -> Forward:
+    return lambda network, inputs: objective.arrange(run(network, inputs))
 
 
-def _described(output: object) -> str:
-    if isinstance(output, Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    return f"a {type(output).__name__}"
+def _probed(model: nn.Module, inputs: tuple[Tensor, ...], run: Forward) -> tuple[Calls, Any]:
+    """Run a network on a few inputs, and note its layers in the order in which they ran."""
+    try:
+        with evaluating(model), buffers_kept(model), watched(model) as layers:
+            return layers, run(model, inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        shapes = [tuple(x.shape) for x in inputs]
+        raise InputError(
+            f"the network can't run on an example of shape {shapes}: {reason}; give one that it takes"
+        ) from error
 
 
 def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -136,13 +159,17 @@ def _mini_batches(inputs: tuple[Tensor, ...], target: Tensor, size: int = MINI_B
 
 
 def samples_of(
-    data: Any, loss: Loss | None = None, forward: Forward | None = None, device: torch.device | None = None
+    data: Any,
+    loss: Loss | str | None = None,
+    forward: Forward | None = None,
+    device: torch.device | None = None,
 ) -> Samples:
     """Turn what a Python caller gives into samples.
 
     Args:
         data: (inputs, targets) tensors, or an iterable of such pairs; inputs may be a tuple of tensors.
-        loss: (output, target) -> mean loss; cross entropy by default.
+        loss: (output, target) -> mean loss; by default cross entropy, until :func:`fitted` has seen what
+            the network puts out.
         forward: (network, inputs) -> output that ``loss`` takes.
         device: where the network is.
 
@@ -157,13 +184,55 @@ def samples_of(
     batches = mini_batches_of([_pair(pair, device) for pair in pairs])
     if not batches:
         raise InputError(f"data is empty; {_EXPECTED}")
-    if loss is None:
+    own = loss if callable(loss) else None
+    if own is None:
         batches = tuple(replace(batch, target=_as_classes(batch.target)) for batch in batches)
     keywords: dict[str, Any] = {"forward": forward} if forward is not None else {}
     how = f"{sum(map(len, batches))} of the caller's own inputs"
-    chosen = loss or functional.cross_entropy
-    classes = loss is None and forward is None and not batches[0].target.is_floating_point()
-    return Samples(batches, chosen, real=True, how=how, classes=classes, **keywords)
+    classes = (
+        loss in (None, "cross-entropy") and forward is None and not batches[0].target.is_floating_point()
+    )
+    words = "cross entropy" if own is None else f"the caller's own loss, {_name_of(own)}"
+    chosen = own or functional.cross_entropy
+    return Samples(batches, chosen, real=True, how=how, classes=classes, objective=words, **keywords)
+
+
+def _name_of(loss: Loss) -> str:
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def fitted(samples: Samples, output: object, name: str | None = None) -> Samples:
+    """Return samples with the loss that fits the network's output and their targets.
+
+    Args:
+        samples: of a caller who gave no loss of their own.
+        output: of the first few inputs, with its graph.
+        name: of the loss that is asked for, or None.
+
+    Raises:
+        InputError: none fits, or several do.
+    """
+    targets = [batch.target for batch in samples.batches]
+    return _laid_out(samples, fitting(output, targets, name))
+
+
+def fitted_by_layers(samples: Samples, output: object, layers: Calls) -> Samples:
+    """Return samples whose classes lie along the axis that layers tell; targets are not looked at."""
+    return _laid_out(samples, without_targets(output, layers, "cross-entropy"), keep=True)
+
+
+def _laid_out(samples: Samples, objective: Objective, keep: bool = False) -> Samples:
+    batches = samples.batches
+    if not keep:
+        batches = tuple(replace(batch, target=objective.adapt(batch.target)) for batch in batches)
+    return replace(
+        samples,
+        batches=batches,
+        loss=objective.loss,
+        forward=_arranged(objective, samples.forward),
+        objective=objective.words,
+        notable=not objective.plain,
+    )
 
 
 def _as_classes(target: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from structprune import choose as choosing
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose, fitting_chunk, is_trained, order, score
+from structprune.choose import Scoring, choose, fitting_chunk, order, score
 from structprune.criteria import CRITERIA
 from structprune.errors import TargetUnreachableError, UnknownNameError, UsageError
 from structprune.gates import GatedModel
@@ -429,41 +429,6 @@ def test_ntk_sap_takes_data_where_the_network_is_trained(trained: bool, real: bo
     ]
     differs = any(not torch.equal(values[0][g], values[1][g]) for g in values[0])
     assert differs == uses_data
-
-
-# ---- trained or not
-
-
-def seen_data() -> nn.Module:
-    model = TinyConvBN()
-    model(example(TinyConvBN))
-    return model
-
-
-@pytest.mark.parametrize(
-    ("model", "from_checkpoint", "pretrained", "word", "expected", "why"),
-    [
-        (seen_data, True, True, False, False, "you said so"),
-        (TinyConvBN, False, False, True, True, "you said so"),
-        (TinyConvBN, False, True, None, True, "pretrained"),
-        (seen_data, False, False, None, True, "seen data"),
-        (TinyConvBN, False, False, None, False, "seen nothing"),
-        (TinyConvBN, True, False, None, False, "seen nothing"),
-        (TinyMLP, True, False, None, True, "read from a file"),
-        (TinyMLP, False, False, None, False, "not read from a file"),
-    ],
-)
-def test_whether_a_network_counts_as_trained(
-    model: Callable[[], nn.Module],
-    from_checkpoint: bool,
-    pretrained: bool,
-    word: bool | None,
-    expected: bool,
-    why: str,
-) -> None:
-    trained, reason = is_trained(model(), from_checkpoint, pretrained, word)
-    assert trained is expected
-    assert why in reason
 
 
 # ---- memory

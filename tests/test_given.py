@@ -79,12 +79,14 @@ def test_data_that_do_not_fit(data: Any, words: str) -> None:
     refused(words, data=data)
 
 
-def test_an_output_that_cross_entropy_does_not_take() -> None:
-    refused(
-        "doesn't take a dict, the output for 2 inputs, .*give classes .*loss= and forward=",
-        InDict(),
-        data=(X, Y),
-    )
+def test_an_output_of_several_parts_is_scored_by_its_logits() -> None:
+    torch.manual_seed(0)
+    whole = InDict()
+    of_whole, of_part = (structprune.score(net, X[:2], "snip", data=(X, Y)) for net in (whole, whole.net))
+    assert torch.equal(of_whole.values["net.0"], of_part.values["0"])
+    small = structprune.compress(whole, X[:2], 0.4, score="snip", data=(X, Y), export=False)
+    assert small.report.loss == "cross entropy, of the output's 'logits'"
+    assert f"scored with {small.report.loss}" in small.report.notes
 
 
 @pytest.mark.parametrize("score", ["magnitude", "ntk_sap", "bn_scale", "synflow"])

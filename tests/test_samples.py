@@ -118,18 +118,73 @@ def test_of_several_outputs_the_class_scores_are_found(answer: Any) -> None:
     assert samples.loss(found, batch.target).dim() == 0
 
 
-@pytest.mark.parametrize("answer", [lambda y: [{"boxes": y}], lambda y: {"count": 3}, lambda y: y[:, 0]])
-def test_an_output_without_a_known_loss_is_refused(answer: Any) -> None:
-    class Answers(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = TinyConvBN()
+class Answering(nn.Module):
+    """A small network that wraps its class scores up."""
 
-        def forward(self, x: Tensor) -> Any:
-            return answer(self.inner(x))
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.inner, self.answer = TinyConvBN(), answer
 
-    with pytest.raises(InputError, match="data=, loss= and forward="):
-        random_samples(Answers(), (example(TinyConvBN),), 4)
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(self.inner(x))
+
+
+@pytest.mark.parametrize("answer", [lambda y: [{"boxes": y}], lambda y: {"count": 3}])
+def test_where_no_loss_is_known_none_is_there(answer: Any) -> None:
+    samples = random_samples(Answering(answer), (example(TinyConvBN),), 4)
+    assert together(samples.batches).shape == (4, 3, 8, 8)
+    with pytest.raises(InputError, match=r"no loss is known.*data=, loss= and forward="):
+        samples.loss(None, None)
+
+
+@pytest.mark.parametrize("answer", [lambda y: y[:, 0], lambda y: y[:, :1], lambda y: {"depth": y[:, :1]}])
+def test_numbers_that_are_no_classes_get_random_targets(answer: Any) -> None:
+    model = Answering(answer)
+    samples = random_samples(model, (example(TinyConvBN),), 64)
+    output = samples.forward(model, samples.batches[0].inputs)
+    target = samples.batches[0].target
+    torch.testing.assert_close(samples.loss(output, target), (output - target).square().mean())
+    assert abs(float(torch.cat([b.target for b in samples.batches]).mean())) < 0.5
+    assert (samples.classes, samples.notable) == (False, True)
+    assert "mean squared error of random targets" in samples.objective
+
+
+def test_a_loss_by_name_without_data() -> None:
+    x = (torch.zeros(2, 4),)
+    samples = random_samples(nn.Linear(4, 3), x, 64, loss="bce")
+    assert set(torch.cat([b.target for b in samples.batches]).flatten().tolist()) == {0.0, 1.0}
+    assert samples.batches[0].target.shape == (16, 3)
+    assert random_samples(nn.Linear(4, 3), x, loss="mse").batches[0].target.shape == (16, 3)
+    with pytest.raises(InputError, match="over one class is always zero"):
+        random_samples(nn.Linear(4, 1), x, loss="cross-entropy")
+    with pytest.raises(UsageError, match="unknown loss 'l1'; known: cross-entropy, mse, bce"):
+        random_samples(nn.Linear(4, 1), x, loss="l1")
+
+
+class Tagger(nn.Module):
+    """Scores words, (N, T, V), or in the form of an image's maps, (N, V, T)."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.words, self.last = nn.Embedding(9, 4), last
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.words(ids)
+        out: Tensor = self.last(h.mT if isinstance(self.last, nn.Conv1d) else h)
+        return out
+
+
+@pytest.mark.parametrize("length", [5, 7])
+@pytest.mark.parametrize(("last", "axis"), [(nn.Linear(4, 7), 2), (nn.Conv1d(4, 7, 1), 1)])
+def test_without_targets_the_last_layer_tells_the_classes(last: nn.Module, axis: int, length: int) -> None:
+    model, ids = Tagger(last), torch.arange(2 * length).reshape(2, length) % 9
+    samples = random_samples(model, (ids,), 16)
+    (batch,) = samples.batches
+    assert batch.target.shape == (16, length)
+    assert int(batch.target.max()) == 6
+    scores = model(*batch.inputs).movedim(axis, 1)
+    expected = cross_entropy(scores, batch.target)
+    torch.testing.assert_close(samples.loss(samples.forward(model, batch.inputs), batch.target), expected)
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1])
@@ -203,8 +258,3 @@ def test_samples_are_dealt_anew_whatever_batches_they_came_in(sizes: tuple[int, 
     assert min(map(len, samples.batches)) >= 2
     together = torch.cat([batch.inputs[0] for batch in samples.batches])
     assert torch.equal(together, torch.cat([x for x, _ in pairs]))
-
-
-def test_one_output_needs_a_loss_of_its_own() -> None:
-    with pytest.raises(InputError, match=r"\(2, 1\).*loss="):
-        random_samples(nn.Linear(4, 1), (torch.zeros(2, 4),))

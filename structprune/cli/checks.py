@@ -62,6 +62,7 @@ RULES: Mapping[str, Rule] = {
     "epochs": _at_least(1),
     "labels": _one_of("given", "drawn"),
     "latest": _at_least(1),
+    "loss": _one_of("cross-entropy", "mse", "bce"),
     "lr": POSITIVE,
     "precision": _one_of("float32", "bfloat16"),
     "validation": Rule(lambda value: 0 <= value < 1, FRACTION),

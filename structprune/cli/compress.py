@@ -69,6 +69,7 @@ def compress(
     batch_size: o.BatchSize = 128,
     score: o.Score = "ntk_sap+crop",
     trained: o.Trained = None,
+    loss: o.Loss = None,
     accumulate: o.Accumulate = None,
     labels: o.Labels = None,
     mini_batch: o.MiniBatch = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from structprune import pipeline
 from structprune.budget import Budget
 from structprune.checkpoint import check_target, staged_folder
+from structprune.choose import about_loss
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of, stem
 from structprune.cli.mending import correction_of
@@ -53,7 +54,7 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: 
         finetune=inputs.finetuner(images, epochs, seed, say, teacher) if images and epochs else None,
         export=asked["export"],
         measure=asked["measure"],
-        notes=(*network.notes, *about_data, *about_teacher),
+        notes=(*network.notes, *about_data, *about_teacher, *about_loss(found.samples, found.scoring)),
         scope=scope_of(asked),
         correction=correction_of(asked, found),
         limits=beside_nodes(limits),

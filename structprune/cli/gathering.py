@@ -9,12 +9,13 @@ from typing import Any
 
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.channels.picking import Scope, picked
-from structprune.choose import Scoring, is_trained
+from structprune.choose import Scoring, check_loss
 from structprune.cli import inputs
 from structprune.environment import device_named
 from structprune.folding import folded
 from structprune.samples import Samples
 from structprune.tasks import ImageSet
+from structprune.trained import is_trained
 from structprune.trial import trusted
 
 Say = Callable[[str], None]
@@ -50,10 +51,12 @@ def gather(asked: Asked, say: Say) -> Gathered:
     if learn is not None:
         names = ("mean", "std", "samples", "batch_size", "seed")
         images = inputs.prepare(learn, test, network, **_chosen(asked, names))
-    samples = inputs.samples_for(network, images, asked["samples"], asked["seed"])
+    samples = inputs.samples_for(network, images, asked["samples"], asked["seed"], asked["loss"])
     source = network.source
     trained, why = is_trained(network.model, source.from_checkpoint, source.pretrained, asked["trained"])
-    return Gathered(network, images, samples, scoring_of(asked, trained), why)
+    scoring = scoring_of(asked, trained)
+    check_loss(samples, scoring)
+    return Gathered(network, images, samples, scoring, why)
 
 
 def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Network:

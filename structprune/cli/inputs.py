@@ -15,7 +15,7 @@ from structprune.environment import device_named
 from structprune.errors import InputError, UsageError
 from structprune.files import UNREADABLE, read_arrays
 from structprune.request import Judge
-from structprune.samples import DEFAULT_SAMPLES, Samples, random_samples
+from structprune.samples import DEFAULT_SAMPLES, Samples, fitted, random_samples
 from structprune.scores import MINI_BATCH, Batch, mini_batches_of
 from structprune.sources import Source, read
 from structprune.tasks import (
@@ -31,7 +31,7 @@ from structprune.tasks import (
     to_batches,
     without,
 )
-from structprune.tasks.classification import loss
+from structprune.tasks.classification import logits, loss
 from structprune.training import evaluate, finetune
 
 Say = Callable[[str], None]
@@ -254,6 +254,7 @@ def about_mirrors(images: Images) -> tuple[str, ...]:
 def _outputs(network: Network) -> int:
     with torch.no_grad():
         output = network.model(*network.example)
+    output = getattr(output, "logits", output)
     if not isinstance(output, Tensor) or output.dim() != 2:
         raise InputError(
             "--data needs a classifier, whose output is (N, classes); use the Python interface for others"
@@ -271,14 +272,28 @@ def _listed(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
-def samples_for(network: Network, images: Images | None, count: int | None, seed: int) -> Samples:
-    """Return what scores a network: images, or random inputs where there are none."""
+def samples_for(
+    network: Network, images: Images | None, count: int | None, seed: int, asked: str | None = None
+) -> Samples:
+    """Return what scores a network: images, or random inputs where there are none.
+
+    Args:
+        network: what is scored.
+        images: what scores.
+        count: how many random inputs.
+        seed: of these.
+        asked: the name of the loss, or None for the one that fits.
+    """
     if images is None:
-        return random_samples(network.model, network.example, count or DEFAULT_SAMPLES, seed)
+        return random_samples(network.model, network.example, count or DEFAULT_SAMPLES, seed, asked)
     place = network.example[0].device
     batches = mini_batches_of([Batch((x.to(place),), y.to(place)) for x, y in images.score])
     how = f"{sum(map(len, batches))} images of {images.train.images.name}"
-    return Samples(batches, loss, real=True, how=how, classes=True)
+    found = Samples(batches, loss, lambda net, x: logits(net(*x)), real=True, how=how, classes=True)
+    if asked in (None, "cross-entropy"):
+        return found
+    few = tuple(x[:EXAMPLES] for x in batches[0].inputs)
+    return replace(fitted(found, logits(network.model(*few)), asked), classes=False)
 
 
 def judge(images: Images) -> Judge:

@@ -80,6 +80,10 @@ Accumulate = Annotated[
         help="How derivatives of mini-batches are summed: total, abs or square. Default: by --trained."
     ),
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option(help="Loss that scores: cross-entropy, mse or bce. Default: the one that fits the output."),
+]
 Labels = Annotated[
     str | None,
     typer.Option(

@@ -39,6 +39,7 @@ def pareto(
     batch_size: o.BatchSize = 128,
     score: o.Score = "ntk_sap+crop",
     trained: o.Trained = None,
+    loss: o.Loss = None,
     accumulate: o.Accumulate = None,
     labels: o.Labels = None,
     mini_batch: o.MiniBatch = None,

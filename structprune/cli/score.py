@@ -31,6 +31,7 @@ def score(
     mean: o.Mean = None,
     std: o.Std = None,
     trained: o.Trained = None,
+    loss: o.Loss = None,
     accumulate: o.Accumulate = None,
     labels: o.Labels = None,
     mini_batch: o.MiniBatch = None,

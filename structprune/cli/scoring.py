@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from structprune.choose import score
+from structprune.choose import about_loss, loss_of, score
 from structprune.cli import shell
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, groups_of
 from structprune.cli.output_file import check_file, staged_file
@@ -40,12 +40,13 @@ def _scored(given: Gathered, say: Say) -> dict[str, Any]:
     say("finding coupled channels")
     groups = groups_of(given.network)
     say("scoring")
-    scores = score(model, groups, given.samples, given.scoring)
+    scores = score(model, groups, given.samples, given.scoring, telling=True)
     return {
         "schema": 1,
         "model": given.network.source.name,
         "score": scores.criterion,
         "data": given.samples.how,
+        "loss": loss_of(given.samples, given.scoring),
         "trained": given.scoring.trained,
         "trained_why": given.trained_why,
         "seed": given.scoring.seed,
@@ -53,6 +54,7 @@ def _scored(given: Gathered, say: Say) -> dict[str, Any]:
             *given.network.notes,
             *(given.images.notes if given.images else ()),
             *([str(scores.taken)] if scores.taken else []),
+            *about_loss(given.samples, given.scoring),
         ],
         "scores": {name: values.tolist() for name, values in scores.values.items()},
     }

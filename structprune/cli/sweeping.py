@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exporters.toolbox import Toolbox
 from structprune.budget import Budget
+from structprune.choose import about_loss
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
 from structprune.cli.mending import correction_of
@@ -48,7 +49,7 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None) -> Re
         name=network.source.name,
         trained_why=found.trained_why,
         judge=inputs.judge(images) if images else None,
-        notes=(*network.notes, *about_data),
+        notes=(*network.notes, *about_data, *about_loss(found.samples, found.scoring)),
         scope=scope_of(asked),
         correction=correction_of(asked, found),
         profile=profile,

@@ -2,7 +2,8 @@
 
 A criterion takes the gates as they come, open or closed, on channels or on weights. Where a method means
 something else for weights, a table is keyed by ``gated.flow``; what makes no sense for them is refused. A
-plug-in package adds one through the entry-point group ``structprune.criteria``.
+plug-in package adds one through the entry-point group ``structprune.criteria``, and says with ``needs`` what
+its score is made of.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from structprune.criteria.force import force
 from structprune.criteria.gate_taylor import gate_taylor
 from structprune.criteria.grasp import grasp
 from structprune.criteria.magnitude import magnitude
+from structprune.criteria.needs import Needs, needs, needs_of
 from structprune.criteria.ntk_sap import ntk_sap, ntk_sap_kept, ntk_sap_redrawn
 from structprune.criteria.random import random
 from structprune.criteria.snip import snip
@@ -49,21 +51,6 @@ DEFAULT = "ntk_sap+crop"
 """The fusion that ``compress`` uses when no score is named."""
 
 
-WITHOUT_LOSS = frozenset(
-    (
-        "bn_scale",
-        "filter_norm",
-        "magnitude",
-        "ntk_sap",
-        "ntk_sap_kept",
-        "ntk_sap_redrawn",
-        "random",
-        "synflow",
-    )
-)
-"""Criteria that no target changes."""
-
-
 def named(name: str) -> list[Criterion]:
     """Return the criteria of a score: ``"snip"``, or a fusion, ``"ntk_sap+crop"``.
 
@@ -71,6 +58,11 @@ def named(name: str) -> list[Criterion]:
         UnknownNameError: no criterion has one of the names.
     """
     return [CRITERIA[part] for part in parts(name)]
+
+
+def needed(name: str) -> list[Needs]:
+    """Return what each criterion of a score needs."""
+    return [needs_of(criterion) for criterion in named(name)]
 
 
 def parts(name: str) -> tuple[str, ...]:
@@ -86,8 +78,8 @@ def parts(name: str) -> tuple[str, ...]:
 __all__ = [
     "CRITERIA",
     "DEFAULT",
-    "WITHOUT_LOSS",
     "Criterion",
+    "Needs",
     "bn_scale",
     "crop",
     "crop_gradflow",
@@ -97,6 +89,9 @@ __all__ = [
     "grasp",
     "magnitude",
     "named",
+    "needed",
+    "needs",
+    "needs_of",
     "ntk_sap",
     "ntk_sap_kept",
     "ntk_sap_redrawn",

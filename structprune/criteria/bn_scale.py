@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.criteria.coupled import mean_over_layers
+from structprune.criteria.needs import needs
 from structprune.errors import UsageError
 from structprune.gates import GatedModel
 from structprune.layers import BatchNorm
@@ -16,6 +17,7 @@ from structprune.scores import Sampling, Scores, finished
 _UNKNOWN = -math.inf
 
 
+@needs(targets=False, inputs="none")
 def bn_scale(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by the mean |gamma| over the batch norms that a channel passes.
 

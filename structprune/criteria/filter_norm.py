@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from structprune.criteria.coupled import mean_over_layers
+from structprune.criteria.needs import needs
 from structprune.errors import UsageError
 from structprune.gates import GatedModel
 from structprune.layers import Attention, ConvTranspose, Recurrent, conv_groups, rows_of, weight_of
 from structprune.scores import Sampling, Scores, finished, per_channel
 
 
+@needs(targets=False, inputs="none")
 def filter_norm(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by the mean |w| of the filters that write a channel.
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from structprune.criteria.filter_norm import filter_norm
+from structprune.criteria.needs import needs
 from structprune.gates import Flow, GatedModel
 from structprune.scores import Sampling, Scores, finished
 
 
+@needs(targets=False, inputs="none")
 def magnitude(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by absolute weights: |c w| on weight gates, mean |w| of the filters on channel gates."""
     return replace(_BY_FLOW[gated.flow](gated, sampling), criterion="magnitude")

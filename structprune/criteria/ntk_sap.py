@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import Statistics, evaluating, take_statistics
+from structprune.criteria.needs import needs
 from structprune.curvature import summed, times
 from structprune.gates import GatedModel, Gates
 from structprune.redraw import normal, own_weights, redrawn
@@ -21,6 +22,7 @@ from structprune.scores import MINI_BATCH, Batch, Sampling, Scores, finished, mi
 Parameters = dict[str, Tensor]
 
 
+@needs(targets=False, weight_draws=True)
 def ntk_sap(
     gated: GatedModel,
     sampling: Sampling,
@@ -68,11 +70,13 @@ def ntk_sap(
     return replace(scores, sums=sums, draws=len(draws))
 
 
+@needs(targets=False, weight_draws=True)
 def ntk_sap_kept(gated: GatedModel, sampling: Sampling) -> Scores:
     """NTK-SAP at the network's own weights, trained or not, on the data where there are any."""
     return replace(ntk_sap(gated, sampling, weights="keep", inputs=_own(sampling)), criterion="ntk_sap_kept")
 
 
+@needs(targets=False, inputs="shape", weight_draws=True)
 def ntk_sap_redrawn(gated: GatedModel, sampling: Sampling) -> Scores:
     """NTK-SAP as its authors run it: new weights for every draw, on noise, trained or not."""
     found = ntk_sap(gated, sampling, weights="redraw", inputs="noise")
@@ -102,10 +106,6 @@ def _draw(
 def _draws(sampling: Sampling) -> Iterator[Batch]:
     """Split the samples into mini-batches, at least ``draws`` of them."""
     yield from _split(sampling.batches, sampling.draws)
-
-
-DRAWING = frozenset({"ntk_sap", "ntk_sap_kept", "ntk_sap_redrawn"})
-"""Criteria that draw weights, as often as :func:`draw_count` says."""
 
 
 def draw_count(sampling_batches: Sequence[Batch], draws: int) -> int:

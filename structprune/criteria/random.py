@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from structprune.criteria.needs import needs
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores, finished
 
 
+@needs(targets=False, inputs="none")
 def random(gated: GatedModel, sampling: Sampling) -> Scores:
     """Draw uniform scores in [0, 1), the same for the same seed on every device; 0 for closed gates."""
     generator = torch.Generator().manual_seed(sampling.seed)

@@ -10,11 +10,13 @@ from torch.utils._pytree import tree_leaves
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
+from structprune.criteria.needs import needs
 from structprune.curvature import gradient, times
 from structprune.gates import GatedModel, Gates
 from structprune.scores import Sampling, Scores, finished
 
 
+@needs(targets=False, inputs="shape")
 def synflow(gated: GatedModel, sampling: Sampling) -> Scores:
     r"""Score by |c dR/dc|, R the sum of all outputs for one input of ones, all parameters made positive.
 

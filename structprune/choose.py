@@ -15,7 +15,7 @@ from structprune.channels import ChannelGroups
 from structprune.criteria import DEFAULT, WITHOUT_LOSS, named, parts
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
-from structprune.rows import in_rows
+from structprune.rows import fitting_rows, in_rows
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
 from structprune.scores import (
@@ -35,9 +35,6 @@ from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
 TRAINED_MINI_BATCH = 4
-MOST_IN_A_PASS = 64
-"""Samples of several mini-batches that are scored side by side; more in a pass are no faster."""
-
 WIDTHS_BY = "crop"
 """Of a fusion on a trained network, what says how wide each group stays; NTK-SAP there says what of it."""
 
@@ -152,7 +149,7 @@ def _by_criterion(
     model: nn.Module, groups: ChannelGroups, samples: Samples, scoring: Scoring
 ) -> list[Scores]:
     check_groups(groups)
-    chunk = scoring.chunk or fitting_chunk(model, samples, MOST_IN_A_PASS if scoring.trained else None)
+    chunk = scoring.chunk or fitting_chunk(model, samples)
     # On inputs: derivatives of gates on weights need those of whole weights, which takes a third longer.
     gated = gate_channels(model, groups)
     found = _scored(gated, samples, scoring, chunk)
@@ -213,6 +210,8 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
         if sampling.accumulate != "total":
             gated = in_rows(gated, sampling)
+        if gated.axes is not None and scoring.chunk is None:
+            sampling = replace(sampling, chunk=fitting_rows(gated, sampling))
 
         def scored(part: Sampling) -> list[Scores]:
             try:
@@ -376,18 +375,12 @@ def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
     )
 
 
-def fitting_chunk(model: nn.Module, samples: Samples, most: int | None = None) -> int:
-    """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere.
-
-    Args:
-        model: the network.
-        samples: what it is scored on.
-        most: samples of a pass that takes several mini-batches; None: a pass takes one at most.
-    """
+def fitting_chunk(model: nn.Module, samples: Samples) -> int:
+    """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere."""
     one = _input_bytes(model, samples)
     fitting = max(1, int(_BYTES_PER_PASS / (_BYTES_PER_INPUT_BYTE * max(one, 1))))
     largest = max(len(batch) for batch in samples.batches)
-    return min(1 << (fitting.bit_length() - 1), most or largest)
+    return min(1 << (fitting.bit_length() - 1), largest)
 
 
 def _input_bytes(model: nn.Module, samples: Samples) -> int:

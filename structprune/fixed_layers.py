@@ -39,7 +39,7 @@ class _Convolution:
         """Return A x + b."""
         if not self._has_two_kernels(x):
             return self._apply(x, bias)
-        return torch.cat([self._apply(part, bias) for part in x.split(_FEW)])
+        return torch.cat([self._apply(part, bias) for part in torch.split(x, _FEW)])
 
     def _apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         out: Tensor = torch.ops.aten.convolution(x, self.weight, bias, *self.laid)

@@ -175,8 +175,9 @@ SCORING: dict[str, Callable[[Case, Scoring], object]] = {
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("way", SCORING)
 def test_threads_are_the_users(way: str, trained: bool, threads: int) -> None:
-    case = Case(Watched(), torch.randn(2, 3, 4, 4))
-    case.model.threads.clear()  # type: ignore[operator]
+    watched = Watched()
+    case = Case(watched, torch.randn(2, 3, 4, 4))
+    watched.threads.clear()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -184,7 +185,7 @@ def test_threads_are_the_users(way: str, trained: bool, threads: int) -> None:
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert case.model.threads == {threads}
+    assert watched.threads == {threads}
 
 
 @pytest.mark.parametrize("name", ["crop", "ntk_sap+crop", "snip"])
@@ -225,8 +226,9 @@ def test_a_trained_network_is_scored_until_its_ranking_has_settled() -> None:
     torch.manual_seed(0)
     model = wide_mlp()
     with torch.no_grad():
-        for layer in (model[0], model[2], model[4]):
-            layer.weight.mul_(torch.logspace(-2, 1, len(layer.weight))[:, None])
+        for name in ("0.weight", "2.weight", "4.weight"):
+            weight = model.get_parameter(name)
+            weight.mul_(torch.logspace(-2, 1, len(weight))[:, None])
     x = torch.randn(1000, 5)
     groups, ran = channel_groups(model, x[:2]), list[int]()
 

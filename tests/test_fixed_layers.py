@@ -99,7 +99,7 @@ def test_two_kernels_are_one_whatever_the_number_of_samples_and_threads() -> Non
     try:
         with FixedLayers():
             whole = functional.conv2d(x, weight)
-            parts = torch.cat([functional.conv2d(part, weight) for part in x.split(4)])
+            parts = torch.cat([functional.conv2d(part, weight) for part in torch.split(x, 4)])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(whole, parts)

@@ -1,11 +1,15 @@
 """What a score costs: time and peak memory of every criterion, as multiples of one training step.
 
     python -m benchmarks.scoring_cost [--network resnet18-cifar resnet50-224] [--repeats 5]
+    python -m benchmarks.scoring_cost --whole quickstart resnet50-512 --against FOLDER
 
 A step is forward and backward in training mode on the same batch. Criteria score that batch as one
 mini-batch and one chunk, in the same process. Time is the median of interleaved runs, memory the peak of
 what the process holds above what it held before, with freed memory handed back first; on the CPU this is
 resident memory, sampled every 2 ms. Criteria with an aim are profiled once more, to show what their time is.
+
+``--whole`` takes the default score of a trained network from end to end, as compress takes it, each time in
+a process of its own; ``--against`` does so in turns with another checkout of this project, on one thread.
 """
 
 from __future__ import annotations
@@ -13,11 +17,16 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import psutil
@@ -28,7 +37,7 @@ from torch.nn import functional
 
 from benchmarks.rows import Row, collect, print_table
 from structprune.channels import channel_groups
-from structprune.choose import Scoring, score, score_weights
+from structprune.choose import Scoring, order, score, score_weights
 from structprune.samples import Samples
 from structprune.scores import Batch
 
@@ -57,6 +66,12 @@ AIMS = {
 }
 """Multiples of a step that the criteria on channel gates aim at."""
 
+
+TRAINED = "default score, trained"
+"""The key of the fusion that compress takes of a trained network, mini-batches of 4 side by side."""
+
+WHOLE = {"quickstart": 6.0, "resnet50-512": 360.0}
+"""Default scores from end to end, and within how many seconds on two cores."""
 
 DEAREST = 6
 
@@ -94,6 +109,8 @@ def run(name: str, repeats: int) -> Row:
         work[f"channels {criterion}"] = partial(score, model, groups, samples, scoring(criterion))
     for criterion in WEIGHTS:
         work[f"weights {criterion}"] = partial(score_weights, model, samples, scoring(criterion))
+    classes = Samples(samples.batches, samples.loss, classes=True)
+    work[TRAINED] = partial(order, model, groups, classes, Scoring(trained=True))
     times, peaks = _in_turns(work, repeats)
     base, held = times["step"], peaks["step"]
     aimed_at = [key for key in work if _aim_of(name, key) is not None]
@@ -166,6 +183,43 @@ def _measured(job: Callable[[], object]) -> tuple[float, float]:
     return seconds, (max(seen) - before) / 1e6
 
 
+def whole(name: str, repeats: int, network: Path, against: Path | None) -> Row:
+    """Take a default score from end to end on two threads, and on one in turns with another checkout."""
+    here = Path(__file__).resolve().parents[1]
+    ways = {"two threads": (here, 2), "one thread": (here, 1)}
+    if against is not None:
+        ways["before, one thread"] = (against.resolve(), 1)
+    taken: dict[str, list[Row]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, (checkout, threads) in ways.items():
+            taken[way].append(_whole(name, network, checkout, threads))
+    return {"setting": name, "repeats": repeats, "taken": taken}
+
+
+def _whole(name: str, network: Path, checkout: Path, threads: int) -> Row:
+    script = str(Path(__file__).with_name("whole_score.py"))
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, script, name, "--network", str(network)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def print_whole(rows: Iterable[Row]) -> None:
+    """Print what default scores took from end to end."""
+    head = ("score", "way", "seconds", "of the processor", "threads", "samples", "peak MB", "aim, s")
+    cells = []
+    for row in rows:
+        for way, taken in row["taken"].items():
+            middle = {key: median(one[key] for one in taken) for key in ("seconds", "cpu_seconds", "peak_mb")}
+            samples = f"{taken[0]['samples']} of {taken[0]['offered']}"
+            times = (f"{middle['seconds']:.1f}", f"{middle['cpu_seconds']:.1f}")
+            aim = f"{WHOLE[row['setting']]:.0f}" if way == "two threads" else ""
+            about = (str(taken[0]["threads"]), samples, f"{middle['peak_mb']:.0f}", aim)
+            cells.append((row["setting"], way, *times, *about))
+    print_table(head, cells)
+
+
 def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(
@@ -174,7 +228,21 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--whole", nargs="*", choices=list(WHOLE))
+    parser.add_argument("--weights", type=Path, default=Path("resnet18.pt"), help="the quickstart's network")
+    parser.add_argument("--against", type=Path, help="another checkout of this project")
     asked = parser.parse_args()
+    if asked.whole is not None:
+        names = [f"whole-{name}" for name in asked.whole or WHOLE]
+        print_whole(
+            collect(
+                "scoring_cost",
+                names,
+                lambda key: whole(key[len("whole-") :], asked.repeats, asked.weights, asked.against),
+                again=asked.again,
+            )
+        )
+        return
     rows = collect("scoring_cost", asked.network, lambda name: run(name, asked.repeats), again=asked.again)
     for row in rows:
         print(

@@ -17,7 +17,7 @@ from structprune.criteria import DEFAULT, named, needed, parts
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.gates import GatedModel, gate_channels, gate_weights, input_sizes
 from structprune.losses import NoLoss
-from structprune.rows import in_rows
+from structprune.rows import fitting_rows, in_rows
 from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
 from structprune.scores import (
@@ -37,9 +37,6 @@ from structprune.surgery import regrouped, shrink
 
 DEFAULT_DRAWS = 5
 TRAINED_MINI_BATCH = 4
-MOST_IN_A_PASS = 64
-"""Samples of several mini-batches that are scored side by side; more in a pass are no faster."""
-
 WIDTHS_BY = "crop"
 """Of a fusion on a trained network, what says how wide each group stays; NTK-SAP there says what of it."""
 
@@ -217,6 +214,8 @@ def _scored(gated: GatedModel, samples: Samples, scoring: Scoring, chunk: int) -
             sampling = replace(sampling, statistics=_statistics(gated, sampling))
         if sampling.accumulate != "total" and _runs_on(scoring, "own"):
             gated = in_rows(gated, sampling)
+        if gated.axes is not None and scoring.chunk is None:
+            sampling = replace(sampling, chunk=fitting_rows(gated, sampling))
 
         def scored(part: Sampling) -> list[Scores]:
             try:
@@ -287,8 +286,7 @@ def _runs_on(scoring: Scoring, *kinds: str) -> bool:
 
 def _own_chunk(model: nn.Module, samples: Samples, scoring: Scoring) -> int:
     """Samples per pass; what never runs the network is not made to for finding out how many."""
-    most = MOST_IN_A_PASS if scoring.trained else None
-    return fitting_chunk(model, samples, most) if _runs_on(scoring, "own", "shape") else MINI_BATCH
+    return fitting_chunk(model, samples) if _runs_on(scoring, "own", "shape") else MINI_BATCH
 
 
 def check_groups(groups: ChannelGroups) -> None:
@@ -409,18 +407,12 @@ def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
     )
 
 
-def fitting_chunk(model: nn.Module, samples: Samples, most: int | None = None) -> int:
-    """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere.
-
-    Args:
-        model: the network.
-        samples: what it is scored on.
-        most: samples of a pass that takes several mini-batches; None: a pass takes one at most.
-    """
+def fitting_chunk(model: nn.Module, samples: Samples) -> int:
+    """Return how many samples a pass takes: a power of two, or a whole mini-batch; the same everywhere."""
     one = _input_bytes(model, samples)
     fitting = max(1, int(_BYTES_PER_PASS / (_BYTES_PER_INPUT_BYTE * max(one, 1))))
     largest = max(len(batch) for batch in samples.batches)
-    return min(1 << (fitting.bit_length() - 1), most or largest)
+    return min(1 << (fitting.bit_length() - 1), largest)
 
 
 def _input_bytes(model: nn.Module, samples: Samples) -> int:

@@ -37,11 +37,12 @@ class _Convolution:
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return A x + b."""
-        if self._one_kernel(x):
-            settings = (self.padding, self.stride, self.dilation, self.groups)
-            out: Tensor = torch.ops.aten.mkldnn_convolution(x, self.weight, bias, *settings)
-        else:
-            out = torch.ops.aten.convolution(x, self.weight, bias, *self.laid)
+        if not self._has_two_kernels(x):
+            return self._apply(x, bias)
+        return torch.cat([self._apply(part, bias) for part in torch.split(x, _FEW)])
+
+    def _apply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        out: Tensor = torch.ops.aten.convolution(x, self.weight, bias, *self.laid)
         return out
 
     def apply_transposed(self, y: Tensor, like: Tensor) -> Tensor:
@@ -50,27 +51,24 @@ class _Convolution:
         out: Tensor = torch.ops.aten.convolution_backward(y, like, self.weight, None, *self.laid, wanted)[0]
         return out
 
-    def _one_kernel(self, x: Tensor) -> bool:
-        """Tell whether torch, left alone, would choose one of two kernels by the number of samples.
+    def _has_two_kernels(self, x: Tensor) -> bool:
+        """Tell whether torch computes so many samples by another kernel than a few of them.
 
-        On the CPU it has a second one for few samples, of which the last digits differ; they flip rectifiers
-        that are nearly at zero, and the scores of an untrained network then depend on the chunk (to 1e-2 for
-        a ResNet-50 whose 1x1 convolutions are computed on one thread).
+        On one CPU thread it does so for 1x1 convolutions from 16 samples on. The last digits differ, which
+        flips rectifiers that are nearly at zero, and the scores of an untrained network then depend on the
+        chunk (to 1e-2 for ResNet-50). The kernel for few samples is also the faster one.
         """
         return (
             x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and x.dim() == _IMAGES
+            and x.dtype == torch.float32
             and not self.transposed
-            and x.numel() > 0
-            and max(self.weight.shape[2:]) <= _SMALL_KERNEL
-            and bool(torch.backends.mkldnn.enabled)
-            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+            and len(x) >= _MANY
+            and {*self.weight.shape[2:], *self.stride, *self.dilation} == {1}
+            and torch.get_num_threads() == 1
         )
 
 
-_IMAGES = 4
-_SMALL_KERNEL = 3
+_FEW, _MANY = 8, 16
 
 
 class _Applied(torch.autograd.Function):

@@ -18,7 +18,7 @@ from structprune.scores import Batch, Sampling, Scores, Taken, ranks
 LEAST, MOST, STEP = 256, 2048, 128
 """Samples: what is taken at once, the most that are taken, and how many more at a time."""
 
-AGREED = 0.95
+AGREED = 0.9
 """Spearman's correlation of two halves at which a ranking counts as settled."""
 
 _APART = 100_003

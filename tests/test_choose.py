@@ -11,11 +11,19 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
 
 from structprune import choose as choosing
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose, fitting_chunk, order, score
+from structprune.choose import (
+    Scoring,
+    choose,
+    fitting_chunk,
+    order,
+    score,
+    score_weights,
+)
 from structprune.criteria import CRITERIA
 from structprune.errors import TargetUnreachableError, UnknownNameError, UsageError
 from structprune.gates import GatedModel
@@ -137,6 +145,102 @@ def test_nor_does_it_on_one_thread_where_torch_has_two_kernels_for_1x1_convoluti
     for group in one.values:
         assert torch.allclose(one.values[group], two.values[group], rtol=0, atol=1e-5 * largest)
     assert torch.get_num_threads() == 1
+
+
+class Watched(nn.Module):
+    """A network with 1x1 convolutions that notes on how many threads it is run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.threads: set[int] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.threads.add(torch.get_num_threads())
+        out: Tensor = self.head(self.b(self.norm(self.a(x)).relu()).relu().mean((2, 3)))
+        return out
+
+
+SCORING: dict[str, Callable[[Case, Scoring], object]] = {
+    "score": lambda case, scoring: score(case.model, case.groups, case.samples, scoring),
+    "order": lambda case, scoring: order(case.model, case.groups, case.samples, scoring),
+    "choose in steps": lambda case, scoring: case.choose(replace(scoring, steps=2), Budget(0.4)),
+    "weights": lambda case, scoring: score_weights(case.model, case.samples, scoring),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("way", SCORING)
+def test_threads_are_the_users(way: str, trained: bool, threads: int) -> None:
+    watched = Watched()
+    case = Case(watched, torch.randn(2, 3, 4, 4))
+    watched.threads.clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        SCORING[way](case, Scoring(trained=trained))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert watched.threads == {threads}
+
+
+@pytest.mark.parametrize("name", ["crop", "ntk_sap+crop", "snip"])
+def test_a_trained_networks_score_is_that_of_one_mini_batch_after_the_other(name: str) -> None:
+    """In float64, on labels that are given: a chunk of 4 has no room for a second mini-batch."""
+    case = Case(TinyConvBN().double(), example(TinyConvBN, dtype=torch.float64), 26)
+    chunks = (4, 64)
+    scoring = Scoring(name, trained=True, labels="given")
+    one, many = (order(case.model, case.groups, case.samples, replace(scoring, chunk=c)) for c in chunks)
+    for group, values in one.values.items():
+        torch.testing.assert_close(many.values[group], values, rtol=1e-9, atol=1e-15)
+
+
+class Choosy(nn.Module):
+    """Keeps its samples apart while they are few and mixes them where they are many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        y = y[: len(y) - 1] if len(y) > 4 and torch.is_grad_enabled() else y
+        out: Tensor = self.head(self.b(y).relu())
+        return out
+
+
+def test_where_side_by_side_fails_after_all_mini_batches_go_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    case = Case(Choosy(), torch.randn(2, 5), 24)
+    scoring = Scoring("crop", trained=True, labels="given")
+    many, one = (score(case.model, case.groups, case.samples, replace(scoring, chunk=c)) for c in (64, 4))
+    assert all(torch.equal(many.values[group], one.values[group]) for group in one.values)
+
+
+def test_a_trained_network_is_scored_until_its_ranking_has_settled() -> None:
+    """Channels that differ by far settle at once, and the other samples are never run."""
+    torch.manual_seed(0)
+    model = wide_mlp()
+    with torch.no_grad():
+        for name in ("0.weight", "2.weight", "4.weight"):
+            weight = model.get_parameter(name)
+            weight.mul_(torch.logspace(-2, 1, len(weight))[:, None])
+    x = torch.randn(1000, 5)
+    groups, ran = channel_groups(model, x[:2]), list[int]()
+
+    def forward(network: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        ran.append(len(inputs[0]))
+        return network(*inputs)
+
+    samples = samples_of((x, torch.randint(3, (1000,))), functional.cross_entropy, forward)
+    found = order(model, groups, samples, Scoring("crop", trained=True))
+    assert found.taken is not None
+    assert 256 <= found.taken.samples < 1000 == found.taken.offered
+    assert sum(ran) < 1000
+    assert order(model, groups, samples, Scoring("crop")).taken is None
 
 
 # ---- in steps

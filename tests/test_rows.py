@@ -41,7 +41,7 @@ class SequenceFirst(nn.Module):
 
 
 class Windows(nn.Module):
-    """Several rows of what the layers read for a sample, one after the other; a layer that is called twice."""
+    """Several rows of what layers read for a sample, end to end; a layer that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,7 +30,12 @@ from tests.cuts import every_second
 from tests.networks import TinyResidualConcat
 from tests.oracles.forward import tiny_residual_concat
 
-NUMBERS = range(60)
+# Small ones of the benchmark's, 28 of which were wrong in silence once.
+NUMBERS = (
+    1, 12, 15, 18, 20, 24, 29, 37, 40, 42, 47, 48, 64, 70, 71, 74, 79, 83, 86, 87, 98, 99, 129, 135, 136, 146,
+    155, 161, 172, 189, 202, 205, 215, 241, 264, 298, 303, 306, 319, 331, 332, 348, 349, 350, 351, 357, 366,
+    388, 404, 410, 416, 420, 426, 433, 434, 457, 458, 478, 483, 487,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

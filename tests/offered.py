@@ -26,9 +26,7 @@ def offered(model: nn.Module, x: Tensor) -> tuple[ChannelGroups, dict[str, int]]
 
 def random_plan(groups: ChannelGroups, remove: float, seed: int) -> Plan:
     generator = torch.Generator().manual_seed(seed)
-    return select(
-        {g.name: torch.rand(g.size, generator=generator) for g in groups}, groups, Budget(remove)
-    )
+    return select({g.name: torch.rand(g.size, generator=generator) for g in groups}, groups, Budget(remove))
 
 
 def gap(model: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, x: Tensor) -> float:

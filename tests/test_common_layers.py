@@ -42,9 +42,7 @@ def test_an_instance_norm_follows_its_channels(
     plan = random_plan(groups, 0.4, 0)
     small = shrink(model, groups, plan).eval()
     assert small[1].num_features == small[0].out_channels == 5
-    save_weights_and_plan(
-        tmp_path, small, plan, None, (3, *x.shape[2:]), dense_widths=widths_of(model)
-    )
+    save_weights_and_plan(tmp_path, small, plan, None, (3, *x.shape[2:]), dense_widths=widths_of(model))
     assert torch.equal(load(tmp_path, model=model)(x), small(x))
 
 
@@ -106,7 +104,7 @@ def test_skips_of_a_diffusion_unet_are_cut() -> None:
 
 
 class SplitAttention(nn.Module):
-    """ResNeSt's block: the conv groups of a grouped convolution are summed, and weighed against each other."""
+    """ResNeSt's block: the halves of a grouped convolution's outputs are weighed against each other."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -144,6 +142,7 @@ def grid(y: Tensor) -> Tensor:
 
 
 ROWS = torch.tensor([3, 0, 0, 5, 1, 2])
+FIVES = (torch.arange(8) % 5)[None, :, None, None]
 Operation = Callable[[Any, Tensor], Tensor]
 
 FOLLOWED: dict[str, tuple[Operation, int]] = {
@@ -187,7 +186,7 @@ MIXED: dict[str, tuple[Operation, int, str]] = {
         "index_add",
     ),
     "scatter_add of channels": (
-        lambda s, y: torch.zeros_like(y).scatter_add(1, (torch.arange(8) % 5)[:, None, None].expand(y.shape), y),
+        lambda s, y: torch.zeros_like(y).scatter_add(1, FIVES.expand(len(y), -1, 6, 6), y),
         8,
         "scatter_add",
     ),
@@ -383,5 +382,3 @@ def test_weights_that_leave_with_channels_are_not_listed() -> None:
     groups = channel_groups(model, torch.randn(2, 5, 4))
     assert [g.name for g in groups] == ["a"]
     assert {row.layer for row in groups.protected} == {"head"}
-
-

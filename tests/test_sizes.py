@@ -23,7 +23,6 @@ from structprune.surgery import shrink
 from tests.offered import assert_cut_right, offered, random_plan
 from tests.oracles.wiring import Wired, conv, pooled
 
-
 # What leaves, by how the code says the size ---------------------------------------------------------------
 
 
@@ -261,7 +260,12 @@ def test_counted_numbers_come_back_and_again_after_a_second_cut(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("widths", "word"),
-    [([9, 8], "there were only"), ([8], "there were only"), (8, "there were only"), ([-1, 8], "whole number")],
+    [
+        ([9, 8], "there were only"),
+        ([8], "there were only"),
+        (8, "there were only"),
+        ([-1, 8], "whole number"),
+    ],
 )
 def test_a_plan_that_counts_otherwise_is_refused(tmp_path: Path, widths: object, word: str) -> None:
     dense, x = CrossStage(APART["a list"]).eval(), torch.randn(3, 3, 6, 6)
@@ -327,7 +331,7 @@ def test_other_numbers_are_nobodys(made: int) -> None:
 
 def test_a_shape_is_a_shape_to_torch() -> None:
     shape = Shape((2, number(3), 4))
-    assert (shape.numel(), shape[1:].numel(), shape + (5,)) == (24, 12, (2, 3, 4, 5))
+    assert (shape.numel(), shape[1:].numel(), shape.__add__((5,))) == (24, 12, (2, 3, 4, 5))
     assert torch.zeros(shape).shape == torch.zeros(24).view(shape).shape == (2, 3, 4)
 
 

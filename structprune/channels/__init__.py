@@ -212,7 +212,7 @@ def _is_lopsided(layer: nn.Module) -> bool:
 
 
 def _other_weights(model: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[Protected]:
-    """Name weights of no kind that is cut, and that no group cuts along: modules, or parameters beside some."""
+    """Name weights of no kind that is cut and that no group cuts along: a module's, or single parameters."""
     layers = dict(node_layers(model))
     cut = {row.tensor for group in groups for row in group.loose}
     for name, module in model.named_modules():

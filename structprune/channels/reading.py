@@ -102,7 +102,7 @@ def _settled(trace: Trace) -> Classes:
 
 
 def _evened(trace: Trace) -> Classes:
-    """Tie together, entry by entry, what one number counts, where it is not the same channels in any order."""
+    """Tie what one number counts, entry by entry, where it is not the same channels in any order."""
     classes = trace.labels.classes()
     apart = [pair for pair in trace.counts if not _same_channels(classes, *pair)]
     for some, others in apart:

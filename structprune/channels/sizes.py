@@ -73,7 +73,9 @@ class Counted(int):
 
     def __add__(self, other: int) -> int:
         """Add; beside a number of nobody's the sum is nobody's."""
-        return Counted((*self.terms, *other.terms)) if isinstance(other, Counted) else int.__add__(self, other)
+        return (
+            Counted((*self.terms, *other.terms)) if isinstance(other, Counted) else int.__add__(self, other)
+        )
 
     def __mul__(self, other: int) -> int:
         """Multiply by a whole number."""
@@ -266,7 +268,9 @@ class Sizes(TorchFunctionMode):
         numbers = [n for n in _numbers(values) if isinstance(n, Counted) and n.of(self.book.labels)]
         if not numbers:
             return func(*args, **kwargs)
-        self.book.given = Given(frozenset(int(n) for n in numbers), name.startswith("split") and _apart(values))
+        self.book.given = Given(
+            frozenset(int(n) for n in numbers), name.startswith("split") and _apart(values)
+        )
         try:
             out = func(*args, **kwargs)
         finally:
@@ -280,7 +284,9 @@ class Sizes(TorchFunctionMode):
         labels = {next(iter(support(f))): f.flatten() for f in known}
         if not labels:
             return out
-        numbers = [_of_labels(labels[d], self.book.labels) if d in labels else size for d, size in enumerate(x.shape)]
+        numbers = [
+            _of_labels(labels[d], self.book.labels) if d in labels else size for d, size in enumerate(x.shape)
+        ]
         if isinstance(out, int):
             return numbers[args[1] if len(args) > 1 else kwargs["dim"]]
         return Shape(numbers)

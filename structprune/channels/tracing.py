@@ -75,9 +75,7 @@ def candidates(
     return read_off(trace, {name: number for number, (name, _) in enumerate(model.named_modules())})
 
 
-def _traced_plainly(
-    model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool, embedding: bool
-) -> Trace:
+def _traced_plainly(model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bool, embedding: bool) -> Trace:
     try:
         return _traced(model, inputs, cut_padded, embedding, sized=False)
     except Exception as error:  # a forward pass raises whatever it likes

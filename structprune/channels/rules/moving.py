@@ -139,7 +139,9 @@ def _divide(tracer: Tracer, pieces: Sequence[Tensor], sizes: Sequence[int]) -> N
         for piece in pieces[1:]:
             tracer.labels.tie(pieces[0], piece, "its channels are split into parts of which one stays")
     elif sum(size not in tracer.given.sizes for size in sizes) > 1:
-        tracer.labels.pin(pieces, "its channels are split into unequal parts, whose sizes are written in code")
+        tracer.labels.pin(
+            pieces, "its channels are split into unequal parts, whose sizes are written in code"
+        )
 
 
 def scattered(tracer: Tracer, call: Call) -> Sequence[Tag]:

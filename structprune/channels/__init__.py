@@ -159,7 +159,7 @@ def _per_conv_group(coupling: Coupling, width: int, groups: int, size: int) -> T
 
 def _is_even(counts_GC: Tensor, blocks: int) -> bool:
     """Tell whether conv groups lose equally many channels where every block of gates loses as many."""
-    apart_GBc = (counts_GC - counts_GC[:1]).unflatten(1, (blocks, -1))
+    apart_GBc = (counts_GC - counts_GC[:1]).reshape(len(counts_GC), blocks, -1)
     same = bool((apart_GBc == apart_GBc[..., :1]).all())
     return same and not bool(apart_GBc[..., 0].sum(1).any())
 

@@ -101,7 +101,7 @@ class Counted(int):
 
     def __eq__(self, other: object) -> bool:
         """Compare as numbers do."""
-        return int.__eq__(self, other)  # type: ignore[operator]
+        return int.__eq__(self, other)
 
     def of(self, labels: Labels) -> bool:
         """Tell whether it is a number of a trace."""

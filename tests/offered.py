@@ -41,13 +41,11 @@ def gap(model: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, x
 def assert_cut_right(model: nn.Module, x: Tensor, groups: ChannelGroups, remove: float = 0.3) -> None:
     """Cut twice, the second time what is left of the first, and compare with closed gates."""
     model, x = copy.deepcopy(model).double().eval(), x.double()
-    for seed in range(2):
-        plan = random_plan(groups, remove, seed)
-        small = shrink(model, groups, plan)
-        assert gap(model, small, groups, plan, x) < 1e-9
-        left = regrouped(groups, plan)
-        if reachable(left, Budget(0.0)) < 0.2:
-            continue
-        again = random_plan(left, 0.2, seed + 10)
+    plan = random_plan(groups, remove, 0)
+    small = shrink(model, groups, plan)
+    assert gap(model, small, groups, plan, x) < 1e-9
+    left = regrouped(groups, plan)
+    if reachable(left, Budget(0.0)) >= 0.2:
+        again = random_plan(left, 0.2, 10)
         if not all(bool(keep.all()) for keep in again.keep.values()):
             assert gap(small, shrink(small, left, again), left, again, x) < 1e-9

@@ -27,8 +27,10 @@ CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
-@pytest.mark.parametrize("dims", CONVS)
-@pytest.mark.parametrize(("affine", "tracked"), [(True, False), (False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("dims", "affine", "tracked"),
+    [(1, False, False), (2, True, False), (2, False, False), (2, False, True), (3, True, True)],
+)
 def test_an_instance_norm_follows_its_channels(
     dims: int, affine: bool, tracked: bool, tmp_path: Path
 ) -> None:
@@ -265,8 +267,17 @@ CELLS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("wide", [None, "an attribute", "the cell's own"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "wide"),
+    [
+        ("LSTMCell", None),
+        ("LSTMCell", "an attribute"),
+        ("GRUCell", "the cell's own"),
+        ("RNNCell", None),
+        ("LSTM", "an attribute"),
+        ("GRU", "the cell's own"),
+    ],
+)
 def test_units_of_cells_leave_whatever_zeros_they_begin_with(cell: str, wide: str | None) -> None:
     model, x = Stepped(CELLS[cell](), wide), torch.randn(4, 5, 3)
     groups, nodes = offered(model, x)

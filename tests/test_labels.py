@@ -137,7 +137,7 @@ SHUFFLED = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
         (lambda y: y.repeat(1, 2, 1, 1), 16, {i: i % 8 for i in range(16)}),
         (lambda y: y.repeat_interleave(2, 1), 16, {i: i // 2 for i in range(16)}),
         (lambda y: torch.stack([y, -y], 2).flatten(1, 2), 16, {i: i // 2 for i in range(16)}),
-        (lambda y: F.glu(torch.cat([y, y], 1), 1), 8, None),
+        (lambda y: F.glu(torch.cat([y, y], 1), 1), 8, {i: i for i in range(8)}),
         (lambda y: y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 8, {i: i for i in range(8)}),
         (lambda y: y.transpose(1, 3).clone().transpose(1, 3), 8, {i: i for i in range(8)}),
         (lambda y: y.unsqueeze(2).squeeze(2), 8, {i: i for i in range(8)}),

@@ -292,7 +292,8 @@ def test_a_first_state_or_a_projection_protects_a_recurrent_layer() -> None:
     projected = nn.Sequential(nn.Linear(3, 6), nn.LSTM(6, 8, proj_size=4))
     groups = channel_groups(projected, torch.zeros(2, 5, 3))
     assert len(groups) == 0
-    assert {row.layer for row in groups.protected} == {"0"}
+    assert {row.layer for row in groups.protected} == {"0", "1"}
+    assert any("LSTM" in row.reason for row in groups.protected if row.layer == "1")
 
 
 class Attending(nn.Module):

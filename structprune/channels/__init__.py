@@ -160,7 +160,7 @@ def _per_conv_group(coupling: Coupling, width: int, groups: int, size: int) -> T
 
 def _is_even(counts_GC: Tensor, blocks: int) -> bool:
     """Tell whether conv groups lose equally many channels where every block of gates loses as many."""
-    apart_GBc = (counts_GC - counts_GC[:1]).unflatten(1, (blocks, -1))
+    apart_GBc = (counts_GC - counts_GC[:1]).reshape(len(counts_GC), blocks, -1)
     same = bool((apart_GBc == apart_GBc[..., :1]).all())
     return same and not bool(apart_GBc[..., 0].sum(1).any())
 
@@ -218,7 +218,7 @@ def _is_lopsided(layer: nn.Module) -> bool:
 
 
 def _other_weights(model: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[Protected]:
-    """Name weights of no kind that is cut, and that no group cuts along: modules, or parameters beside some."""
+    """Name weights of no kind that is cut and that no group cuts along: a module's, or single parameters."""
     layers = dict(node_layers(model))
     cut = {row.tensor for group in groups for row in group.loose}
     for name, module in model.named_modules():

@@ -90,7 +90,7 @@ def _counted(trace: Trace, classes: Classes) -> Mapping[int, frozenset[Place]]:
 
 def _settled(trace: Trace) -> Classes:
     """Tie together what was tied, and pin pieces of a split that turned out to differ."""
-    classes = trace.labels.classes()
+    classes = _evened(trace)
     reasons = dict(classes.reasons)
     for pieces in trace.pieces:
         kinds = [np.where(p == FIXED, FIXED, classes.of[p]) for p in (x.flatten().numpy() for x in pieces)]
@@ -99,6 +99,21 @@ def _settled(trace: Trace) -> Classes:
                 for owner in set(kind.tolist()):
                     reasons.setdefault(owner, "its channels are taken apart one by one, by unbind")
     return Classes(classes.of, reasons)
+
+
+def _evened(trace: Trace) -> Classes:
+    """Tie what one number counts, entry by entry, where it is not the same channels in any order."""
+    classes = trace.labels.classes()
+    apart = [pair for pair in trace.counts if not _same_channels(classes, *pair)]
+    for some, others in apart:
+        reason = "its channels are counted by a number that counts others, which stay, too"
+        trace.labels.tie(some, others, reason)
+    return trace.labels.classes() if apart else classes
+
+
+def _same_channels(classes: Classes, some: Tensor, others: Tensor) -> bool:
+    a, b = (np.sort(np.where(x == FIXED, FIXED, classes.of[x])) for x in (some.numpy(), others.numpy()))
+    return bool((a == b).all())
 
 
 def _candidate(

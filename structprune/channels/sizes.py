@@ -101,7 +101,7 @@ class Counted(int):
 
     def __eq__(self, other: object) -> bool:
         """Compare as numbers do."""
-        return int.__eq__(self, other)  # type: ignore[operator]
+        return int.__eq__(self, other)
 
     def of(self, labels: Labels) -> bool:
         """Tell whether it is a number of a trace."""
@@ -145,6 +145,9 @@ class Book(Protocol):
 
     def counted(self, place: Place, labels: Tensor) -> None:
         """Note that an attribute counts these labels."""
+
+    def as_many(self, some: Tensor, others: Tensor) -> None:
+        """Note that one number counts both."""
 
     def make(self, tensor: Tensor, dim: int) -> None:
         """Give a new tensor labels of its own along a dimension."""
@@ -389,7 +392,7 @@ def _source(number: Counted) -> tuple[Any, ...]:
 
 
 def count(book: Book, number: Counted, labels: Tensor) -> None:
-    """Let a number count labels (number,): its attributes shrink as they leave, its labels leave with them.
+    """Let a number count labels (number,): as they leave its attributes shrink, and as many of its own leave.
 
     A multiple counts rows that leave together, a fraction is that of a number that counts them so often.
     """
@@ -398,13 +401,12 @@ def count(book: Book, number: Counted, labels: Tensor) -> None:
         run = labels[start : start + term.value]
         start += term.value
         rows = _one_a_multiple(run, term.factor.numerator)
-        reason = "its channels are counted together with others that stay"
-        book.labels.tie(rows, rows[:1], reason)
+        book.labels.tie(rows, rows[:1], "its channels are counted together with others that stay")
         own = rows[0].repeat(term.factor.denominator)
         if isinstance(term.source, Place):
             book.counted(term.source, own)
         else:
-            book.labels.tie(term.source, own, reason)
+            book.as_many(term.source, own)
 
 
 def _one_a_multiple(run: Tensor, times: int) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -45,6 +46,7 @@ class Trace:
     pieces: list[list[Tensor]] = field(default_factory=list)
     sizings: dict[Place, Tensor] = field(default_factory=dict)
     pending: Any = field(default_factory=WeakTensorKeyDictionary)
+    counts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     given: Given = NONE_GIVEN
     sized: bool = True
     outputs: list[Tensor] = field(default_factory=list)
@@ -81,11 +83,13 @@ class Trace:
         self.sizings.setdefault(Place(module, attribute), labels)
 
     def counted(self, place: Place, labels: Tensor) -> None:
-        """Note that an attribute counts these labels: with others that it counts they leave together."""
-        known = self.sizings.setdefault(place, labels)
-        self.labels.tie(
-            known, labels, "its channels are counted by a number that others, which stay, have too"
-        )
+        """Note that an attribute counts these labels: of others that it counts as many must leave."""
+        self.as_many(self.sizings.setdefault(place, labels), labels)
+
+    def as_many(self, some: Tensor, others: Tensor) -> None:
+        """Note that one number counts both, so that as many of the ones must leave as of the others."""
+        if not torch.equal(some, others):
+            self.counts.append((some, others))
 
     def make(self, tensor: Tensor, dim: int) -> None:
         """Give a new tensor of equal entries labels of its own along a dimension."""

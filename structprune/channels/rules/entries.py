@@ -105,7 +105,10 @@ def padding(tracer: Tracer, call: Call) -> Sequence[Tag]:
         if support(factor) & dims:
             held = FIXED
             if not tracer.cut_padded:
-                reason = "its channels are padded with zeros, as in a shortcut without parameters"
+                reason = (
+                    "its channels are padded with zeros, as in a shortcut without parameters: "
+                    "cut_padded=True lets those leave that meet no zeros"
+                )
                 tracer.labels.pin(factor, reason)
                 held = int(factor.flatten()[0])  # what meets the zeros stays for the same reason
             factor = functional.pad(factor.expand(x.shape), pad, value=held)

@@ -161,16 +161,19 @@ def scattered(tracer: Tracer, call: Call) -> Sequence[Tag]:
     x, (out,) = call["self"], call.outputs
     source = next((call[k] for k in ("source", "src") if isinstance(call[k], Tensor)), None)
     dim = call["dim"] % x.dim()
+    index = call["index"]
+    is_laid_out = index.dim() == x.dim() > 1  # as for scatter: it says where for every entry
+    if not is_laid_out:
+        tracer.labels.pin(tracer.tag(index).factors, f"its channels are numbers that {call.name} goes by")
     operands = []
-    for tensor in [x] if source is None else [x, source]:
+    for tensor in [t for t in (x, source, index if is_laid_out else None) if t is not None]:
         tag = tracer.tag(tensor)
         along_it = [f for f in tag.factors if dim in support(f)]
         tracer.labels.pin(along_it, f"its channels are written by number, by {call.name}")
         across = tuple(f for f in tag.factors if dim not in support(f))
         operands.append((Tag(across, tag.makers), [*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :]]))
-    tracer.labels.pin(tracer.tag(call["index"]).factors, f"its channels are numbers that {call.name} goes by")
     shape = [*out.shape[:dim], 1, *out.shape[dim + 1 :]]
-    if source is not None and operands[1][1] != shape:
+    if any(own != shape for _, own in operands):
         reason = f"its channels are written next to others that stay, by {call.name}"
         tracer.labels.pin([f for tag, _ in operands for f in tag.factors], reason)
         return [Tag((), makers_of(tracer, call))]

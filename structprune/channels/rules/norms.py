@@ -45,7 +45,8 @@ def layer_norm(tracer: Tracer, call: Call) -> Sequence[Tag]:
             carried = tracer.carried(name, x.shape[-1])
             tracer.labels.tie(factor.flatten(), carried, "its channels meet a norm whose numbers stay")
         else:
-            tracer.labels.pin(factor, "its channels are normalised together by a LayerNorm")
+            remedy = "" if tracer.embedding or not is_own else ": embedding=True lets them leave"
+            tracer.labels.pin(factor, f"its channels are normalised together by a LayerNorm{remedy}")
     operands = [(tag, x.shape), *((tracer.tag(p), p.shape) for p in params)]
     made = merged(tracer.labels, x.shape, operands, "its channels meet a norm whose numbers stay")
     return [replace(tag, factors=made.factors), *(Tag() for _ in call.outputs[1:])]

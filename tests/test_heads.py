@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -115,7 +116,7 @@ class Around(nn.Module):
         return out
 
 
-ATTENTIONS = {
+ATTENTIONS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "grouped": (Grouped, 3),
     "one key a query": (lambda: Grouped(HEADS), HEADS),
     "sliceable": (Sliceable, HEADS),

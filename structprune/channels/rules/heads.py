@@ -16,7 +16,8 @@ FUSED = 3
 def counted(module: nn.Module, attributes: Iterable[str]) -> Mapping[str, int]:
     """Return those of a module's attributes, by whole names, that are numbers."""
     held = vars(module)
-    return {name: held[name] for name in attributes if type(held.get(name)) is int}
+    numbers = {name: held.get(name) for name in attributes}
+    return {name: int(x) for name, x in numbers.items() if isinstance(x, int) and not isinstance(x, bool)}
 
 
 def heads_along(

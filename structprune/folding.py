@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -199,7 +199,8 @@ def _remove_hook(module: nn.Module, key: str) -> None:
                 remove(module, key)
 
 
-def _key(hook: WeightNorm | SpectralNorm | prune.BasePruningMethod) -> str:
+def _key(hook: Any) -> str:
+    """Return the name of the weight that a hook computes."""
     return str(hook._tensor_name if isinstance(hook, prune.BasePruningMethod) else hook.name)
 
 

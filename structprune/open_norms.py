@@ -122,7 +122,7 @@ def _group_norm(call: Call, mask: Tensor) -> Tensor | None:
         return (values * open_NC).mean(over, keepdim=True) / mask.mean()
 
     apart = x - mean(x)
-    out = apart * (mean(apart.square()) + call.get("eps", 1e-5)).rsqrt()
+    out: Tensor = apart * (mean(apart.square()) + call.get("eps", 1e-5)).rsqrt()
     for name, put in (("weight", torch.mul), ("bias", torch.add)):
         if call.get(name) is not None:
             out = put(out, call[name].reshape(open_NC.shape))

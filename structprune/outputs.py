@@ -120,7 +120,8 @@ def counterpart(whole: Tensor, part: Tensor) -> Tensor | None:
     dims = [d for d in range(part.dim()) if whole.dim() == part.dim() and whole.shape[d] > part.shape[d]]
     if len(dims) != 1 or _besides(whole, dims[0]) != _besides(part, dims[0]):
         return None
-    apart_CK = torch.cdist(*(x.movedim(dims[0], 0).flatten(1).double() for x in (whole, part)))
+    rows = [x.movedim(dims[0], 0).flatten(1).double() for x in (whole, part)]
+    apart_CK = torch.cdist(rows[0], rows[1])
     chosen, first = [], 0
     for k in range(part.shape[dims[0]]):
         last = whole.shape[dims[0]] - (part.shape[dims[0]] - k) + 1

@@ -238,7 +238,7 @@ def _cut_normalised(layer: nn.Module, channels: list[int]) -> None:
             _replace(layer, key, 0, channels)
     shape = vars(layer).get("normalized_shape")
     if isinstance(shape, tuple):
-        layer.normalized_shape = (shape[0] - len(channels),)
+        vars(layer)["normalized_shape"] = (shape[0] - len(channels),)
 
 
 def _cut_rows(layer: Attention, rows: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -115,7 +116,7 @@ class Around(nn.Module):
         return out
 
 
-ATTENTIONS = {
+ATTENTIONS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "grouped": (Grouped, 3),
     "one key a query": (lambda: Grouped(HEADS), HEADS),
     "sliceable": (Sliceable, HEADS),
@@ -192,6 +193,36 @@ def test_weights_that_are_averaged_over_heads_and_read_are_a_reason() -> None:
     groups = channel_groups(Masked(True, True, True, reads=True), torch.randint(1, 9, (4, 7)))
     assert {group.name for group in groups} == {"attention.out_proj"}
     assert "mean" in {row.layer: row.reason for row in groups.protected}["attention"]
+
+
+class Windowed(Sliceable):
+    """With a mask of windows that is there once for every input, as in Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4  # a trace takes four inputs at most
+        self.q, self.k, self.v = (nn.Linear(WIDTH, 16) for _ in range(3))
+        self.o, self.bias = nn.Linear(16, WIDTH), nn.Parameter(torch.randn(1, 4, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, steps, width = x.shape
+        windows = x.reshape(n * 2, steps // 2, width)
+        q, k, v = (
+            layer(windows).view(n * 2, -1, self.heads, WIDTH // HEADS).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        mask = torch.zeros(2, 4, 4)
+        mask[1, :, 2:] = -1.0
+        mask = mask[None, :, None].expand(n, -1, -1, -1, -1).reshape(n * 2, 1, 4, 4)
+        out = F.scaled_dot_product_attention(q, k, v, self.bias.to(mask) + mask)
+        joined: Tensor = self.o(out.transpose(1, 2).reshape(n, steps, -1))
+        return joined
+
+
+def test_as_many_inputs_as_heads_are_no_heads() -> None:
+    torch.manual_seed(0)
+    groups = channel_groups(Around(Windowed()), torch.randn(4, 8, 5))
+    assert 4 in {group.size for group in groups}
 
 
 class Unnamed(ByEinsum):

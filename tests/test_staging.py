@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +12,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from structprune.budget import Budget, Plan
-from structprune.checkpoint import PLAN, check_target, save_weights_and_plan, staged_folder, widths_of
-from structprune.checkpoint import swapping
+from structprune.checkpoint import (
+    PLAN,
+    check_target,
+    save_weights_and_plan,
+    staged_folder,
+    swapping,
+    widths_of,
+)
 from structprune.errors import OutputError
 from structprune.sources.plan_file import read_plan
 from tests.results import small_plan

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from structprune.checkpoint import PLAN, check_target, staged_folder, swapping
-from structprune.checkpoint.drafts import MARKER
 from structprune.errors import OutputError
 from structprune.sources.plan_file import read_plan
 from tests.results import small_plan

@@ -121,6 +121,12 @@ def test_a_cut_llama_keeps_its_heads_in_step() -> None:
     assert {x.shape[1] for x in outputs_of(cut.small(ids())).states.values()} == {1}
 
 
+def text_of(network: Any, start: Tensor, cached: bool) -> Tensor:
+    """Eight words more, the likeliest ones."""
+    settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    return network.generate(start, use_cache=cached, **settings)  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("network", [llama, gpt2])
 def test_the_same_text_comes_after_loading_with_and_without_cache(network: Network, tmp_path: Path) -> None:
     model, x = network(), ids()
@@ -129,10 +135,6 @@ def test_the_same_text_comes_after_loading_with_and_without_cache(network: Netwo
     small = shrink(model, groups, plan).eval()
     save_weights_and_plan(tmp_path, small, plan, None, (10,), dense_widths=widths_of(model), name="text")
     again = load(tmp_path, model=network())
-    texts = [
-        net.generate(x[:, :5], max_new_tokens=8, do_sample=False, use_cache=cached, pad_token_id=0)
-        for net in (small, again)
-        for cached in (True, False)
-    ]
+    texts = [text_of(net, x[:, :5], cached) for net in (small, again) for cached in (True, False)]
     assert all(torch.equal(text, texts[0]) for text in texts)
     assert texts[0].shape == (4, 13)

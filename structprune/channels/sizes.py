@@ -316,7 +316,11 @@ class Sizes(TorchFunctionMode):
                 # What repeats channels, as keys and values for several queries, adds no width of its own.
                 repeats = name in _REPEATING and bool(self.book.tag(args[0]).factors)
                 labelled = any(dim in support(factor) for factor in self.book.tag(out).factors)
-                if isinstance(number, Counted) and _is_new(name, args, out, dim) and not (repeats or labelled):
+                if (
+                    isinstance(number, Counted)
+                    and _is_new(name, args, out, dim)
+                    and not (repeats or labelled)
+                ):
                     self.book.make(out, dim)
                 self._count_run(out, dim, number)
 

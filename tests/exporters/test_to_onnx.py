@@ -247,3 +247,27 @@ def test_save_onnx_writes_model_onnx(tmp_path: Path) -> None:
 
     assert save_onnx(Result(), tmp_path, opset=18).path == tmp_path / "model.onnx"
     assert check_onnx(Result.model, tmp_path / "model.onnx", (torch.randn(7, 4),)).passed
+
+
+class Decoder(nn.Module):
+    """Returns its keys in a cache, as decoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        keys = self.keys(x)
+        return self.head(keys), KeyCache(keys)
+
+
+class KeyCache:
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+
+def test_a_cache_stays_out_of_the_file(tmp_path: Path) -> None:
+    model, x = Decoder(), torch.randn(7, 4)
+    written = to_onnx(model, (x,), tmp_path / "model.onnx", exporter="legacy")
+    assert written.output_names == ("output_0",)
+    assert check_onnx(model, written.path, (x,)).passed

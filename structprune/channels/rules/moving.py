@@ -100,7 +100,8 @@ def _for_heads(tracer: Tracer, x: Tensor, out: Tensor) -> tuple[Tensor, ...]:
     """One entry for all heads that a module counts: it is there as often as there are heads left."""
     counts = counted(tracer.inside()[1], HEADS).values()
     before = [1] * (out.dim() - x.dim()) + list(x.shape)
-    dims = [d for d in range(out.dim()) if before[d] == 1 < out.shape[d] and out.shape[d] in counts]
+    # The first dimension is that of inputs, of which there may be as many.
+    dims = [d for d in range(1, out.dim()) if before[d] == 1 < out.shape[d] and out.shape[d] in counts]
     return tuple(along(out.dim(), d, tracer.labels.new(out.shape[d])) for d in dims[:1])
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from structprune.channels.labels import Labels, Tag, along, merged, support
 from structprune.channels.rules.calls import Call, Tracer
+from structprune.channels.rules.heads import counted
 from structprune.folding import remedy
+from structprune.layers import HEAD_WIDTHS, HEADS
 
 FACTORS: Mapping[str, tuple[str, str]] = {
     "mm": ("self", "mat2"),
@@ -66,12 +68,20 @@ def _without(tracer: Tracer, summed: Sequence[list[Tensor]]) -> str:
     name, module = tracer.inside()
     if (how := remedy(module)) is not None:
         return f"{name} reads its channels, and {how}"
+    if all(summed) and _is_one_head(module, summed):
+        return f"{name} has one head only, which stays"
     if all(summed):
         return (
             f"heads were not recognised in {name or 'the network itself'}, where its channels are multiplied "
             "with others and summed over; an attribute num_heads or head_dim of that module tells them"
         )
     return "its channels are summed over without a layer's weights"
+
+
+def _is_one_head(module: nn.Module, summed: Sequence[list[Tensor]]) -> bool:
+    """Tell whether what is summed over is as wide as the module says that a head is, or all that there is."""
+    wide = {max(factor.shape[d] for d in support(factor)) for own in summed for factor in own}
+    return wide <= set(counted(module, HEAD_WIDTHS).values()) or 1 in counted(module, HEADS).values()
 
 
 def _contract(

@@ -313,16 +313,16 @@ class Sizes(TorchFunctionMode):
             self._count_run(out, dim, length)
         elif name in SHAPED or name in MADE:
             for dim, number in _dimensions(name, args, kwargs, out):
-                # What repeats channels, as keys and values for several queries, adds no width of its own.
-                repeats = name in _REPEATING and bool(self.book.tag(args[0]).factors)
-                labelled = any(dim in support(factor) for factor in self.book.tag(out).factors)
-                if (
-                    isinstance(number, Counted)
-                    and _is_new(name, args, out, dim)
-                    and not (repeats or labelled)
-                ):
+                if isinstance(number, Counted) and self._adds_width(name, args, out, dim):
                     self.book.make(out, dim)
                 self._count_run(out, dim, number)
+
+    def _adds_width(self, name: str, args: tuple[Any, ...], out: Tensor, dim: int) -> bool:
+        """Tell whether new entries along a dimension are a width of their own, which nobody labelled yet."""
+        # What repeats channels, as keys and values for several queries, adds none.
+        repeats = name in _REPEATING and bool(self.book.tag(args[0]).factors)
+        labelled = any(dim in support(factor) for factor in self.book.tag(out).factors)
+        return _is_new(name, args, out, dim) and not repeats and not labelled
 
     def _count_run(self, x: Tensor, dim: int, number: int) -> None:
         """A number counts the first entries along a dimension."""

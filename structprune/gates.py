@@ -145,6 +145,22 @@ class GatedModel:
             with FixedLayers():
                 return functional_call(self.model, every, tuple(inputs), tie_weights=False)
 
+    @contextmanager
+    def closing(self, gates: Gates) -> Iterator[None]:
+        """Let the network itself run with gates while the block runs, so that it keeps what it writes to itself.
+
+        Weights are multiplied for good: for a copy of a network, which is only compared.
+
+        Args:
+            gates: gate name -> tensor of its shape.
+        """
+        with torch.no_grad():
+            for name, value in self.effective(gates).items():
+                self.model.get_parameter(name).copy_(value)
+        hooks = {name: _multiply(s(gates)) for name, s in self.input_scales.items()}
+        with _before(self.model, hooks), open_norms(self.model, {n: s(gates) for n, s in self.open.items()}):
+            yield
+
     def _values(self, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         return {**own, **(parameters or {})}

@@ -355,7 +355,8 @@ def test_every_setting_of_a_session_is_part_of_its_fingerprint() -> None:
         value = getattr(asked, field.name)
         other = edited.get(field.name, (not value) if isinstance(value, bool) else None)
         other = value + 1 if type(value) is int and field.name not in edited else other
-        assert difference(fingerprint(asked), fingerprint(replace(asked, **{field.name: other}))), field.name
+        change: dict[str, Any] = {field.name: other}
+        assert difference(fingerprint(asked), fingerprint(replace(asked, **change))), field.name
 
 
 def test_every_setting_of_a_recipe_is_part_of_the_fingerprint() -> None:
@@ -364,7 +365,8 @@ def test_every_setting_of_a_recipe_is_part_of_the_fingerprint() -> None:
         value = getattr(asked.recipe, field.name)
         other = {"kind": "adam", "drops": (0.5,), "clip": 1.0}.get(field.name, value)
         other = (not value) if isinstance(value, bool) else value + 1 if other == value else other
-        recipe = replace(asked.recipe, **{field.name: other})
+        change: dict[str, Any] = {field.name: other}
+        recipe = replace(asked.recipe, **change)
         found = difference(fingerprint(asked), fingerprint(replace(asked, recipe=recipe)))
         assert found is not None
         assert field.name in found[0]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +22,11 @@ from structprune.checkpoint import (
     swapping,
     widths_of,
 )
+from structprune.cli.output_file import staged_file
 from structprune.errors import OutputError
+from structprune.report import to_json
 from structprune.sources.plan_file import read_plan
-from tests.results import small_plan
+from tests.results import small_plan, small_report
 
 
 def _write(folder: Path, name: str) -> None:
@@ -249,3 +253,121 @@ def test_a_result_is_as_readable_as_any_new_file(tmp_path: Path) -> None:
         private.chmod(0o600)
     written = (tmp_path / "result" / "model.safetensors").stat()
     assert written.st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# Whose a folder is ----------------------------------------------------------------------------------------
+
+
+def _edit_plan(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    fields = json.loads((folder / PLAN).read_text())
+    edit(fields)
+    (folder / PLAN).write_text(json.dumps(fields))
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    """A result with weights and an ONNX file."""
+    model = nn.Linear(3, 2)
+    plan = Plan({}, Budget(0.0), 0.0)
+    with staged_folder(tmp_path / "cut") as folder:
+        save_weights_and_plan(folder, model, plan, None, (3,), dense_widths=widths_of(model))
+        (folder / "model.onnx").write_bytes(b"graph")
+        (folder / "report.json").write_text(to_json(small_report()))
+    return tmp_path / "cut"
+
+
+STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a plan of one's own": (
+        lambda folder: (folder / PLAN).write_text('{"what": "my travel plan"}'),
+        "no result of structprune",
+    ),
+    "a file more": (lambda folder: (folder / "report.md").write_text("mine"), r"report\.md"),
+    "another file": (lambda folder: (folder / "model.onnx").write_bytes(b"mine!"), r"model\.onnx"),
+    "a byte of the weights": (lambda folder: _flip(folder / "model.safetensors"), r"model\.safetensors"),
+    "a report with a word more": (
+        lambda folder: (folder / "report.json").write_text(to_json(small_report()) + " "),
+        r"report\.json",
+    ),
+    "checksums that are none": (
+        lambda folder: _edit_plan(folder, lambda fields: fields.__setitem__("files", {"model.onnx": 3})),
+        "model.onnx",
+    ),
+}
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_force_replaces_only_what_is_ours_by_content(kind: str, cut: Path) -> None:
+    check_target(cut, force=True)
+    spoil, words = STRANGE[kind]
+    spoil(cut)
+    before = {path.name: path.read_bytes() for path in cut.iterdir()}
+    with pytest.raises(OutputError, match=words):
+        check_target(cut, force=True)
+    assert {path.name: path.read_bytes() for path in cut.iterdir()} == before
+
+
+def test_a_file_that_is_gone_is_nothing_to_lose(cut: Path) -> None:
+    (cut / "model.onnx").unlink()
+    check_target(cut, force=True)
+
+
+def test_a_result_of_an_earlier_version_is_judged_by_its_weights_and_its_report(cut: Path) -> None:
+    """Its plan tells of tensors, and of no files."""
+    _edit_plan(cut, lambda fields: fields.pop("files"))
+    check_target(cut, force=True)
+    _flip(cut / "model.safetensors")
+    with pytest.raises(OutputError, match="not the one of its plan"):
+        check_target(cut, force=True)
+    _flip(cut / "model.safetensors")
+    (cut / "report.json").write_text('{"what": "my travel report"}')
+    with pytest.raises(OutputError, match=r"report\.json"):
+        check_target(cut, force=True)
+    (cut / "report.json").unlink()
+    with pytest.raises(OutputError, match=r"report\.json"):
+        check_target(cut, force=True)
+
+
+def test_a_file_that_we_write_later_belongs_to_the_result(cut: Path) -> None:
+    with staged_file(cut / "model.onnx") as file:
+        file.write_bytes(b"another graph")
+    check_target(cut, force=True)
+    (cut / "model.onnx").write_bytes(b"mine")
+    with staged_file(cut / "model.int8.onnx") as file:
+        file.write_bytes(b"a third graph")
+    with pytest.raises(OutputError, match=r"model\.onnx"):
+        check_target(cut, force=True)
+
+
+def test_a_draft_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "result") as one:
+        with staged_folder(tmp_path / "result") as other:
+            _write(other, "first")
+        assert one.is_dir()
+        (tmp_path / "result").rename(tmp_path / "moved")
+        _write(one, "second")
+    assert (_is(tmp_path / "result"), _is(tmp_path / "moved")) == ("second", "first")
+    assert _names(tmp_path) == ["moved", "result"]
+
+
+@pytest.mark.parametrize("name", [".result.new-abcdefgh", "result.old-20260101"])
+def test_a_strangers_folder_that_is_named_like_ours_is_left_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "report.md").write_text("mine")
+    check_target(tmp_path / "result")
+    assert (tmp_path / name / "report.md").read_text() == "mine"
+
+
+def test_a_copy_that_was_put_aside_by_hand_stays_there(result: Path) -> None:
+    aside = result.with_name("result.old-20260101")
+    result.rename(aside)
+    check_target(result)
+    assert not result.exists()
+    with staged_folder(result) as folder:
+        _write(folder, "new")
+    assert (_is(result), _is(aside)) == ("new", "old")

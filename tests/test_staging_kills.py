@@ -9,19 +9,23 @@ from pathlib import Path
 import pytest
 
 from structprune.checkpoint import PLAN, check_target, staged_folder, swapping
+from structprune.checkpoint.drafts import sweep
 from structprune.errors import OutputError
 from structprune.sources.plan_file import read_plan
+from structprune.trainer import sealed_file
 from tests.results import small_plan
 
 ROOT = Path(__file__).parents[1]
 
 # What changes names or takes them away; each call is a moment before which, and after which, a kill may come.
 KILLED = """
-import json, os, pathlib, sys
+import os, pathlib, sys
 from structprune.checkpoint import staged_folder, swapping
+from structprune.trainer import sealed_file
 from tests.results import small_plan
 
-here, exchanging, wanted = pathlib.Path(sys.argv[1]), sys.argv[2] == "exchange", ("old", "new")
+here = pathlib.Path(sys.argv[1])
+kept = {name: getattr(os, name) for name in ("rename", "replace", "unlink", "rmdir", "mkdir")}
 
 def write(folder, name):
     (folder / "plan.json").write_text(small_plan(name))
@@ -35,27 +39,52 @@ def watched(function, step, calls):
         return function(*args, **kwargs)
     return call
 
-def replaced(target, step):
-    calls = [0]
-    for place, name in ((os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"),
-                        (swapping, "exchanged")):
-        setattr(place, name, watched(getattr(place, name), step, calls))
-    with staged_folder(target, force=True) as folder:
-        write(folder, "new")
+def folder(target, name):
+    with staged_folder(target, force=True) as stage:
+        write(stage, name)
 
-if not exchanging:
-    swapping.exchanged = lambda *_: False
-for step in range(1, 100):
-    target = here / str(step) / "result"
-    with staged_folder(target) as folder:
-        write(folder, "old")
-    if os.fork() == 0:
-        replaced(target, step)
-        os._exit(0)
-    if os.waitstatus_to_exitcode(os.wait()[1]) == 0:
-        print(step)
-        break
+def checkpoint(target, name):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sealed_file.write(target.with_name("result.training.pt"), {"schema": 2, "value": name})
+
+def killed(make, target, step):
+    calls = [0]
+    for name, function in kept.items():
+        setattr(os, name, watched(function, step, calls))
+    swapping.exchanged = watched(swapping.exchanged, step, calls)
+    make(target, "new")
+
+def every_step(how, make):
+    for step in range(1, 100):
+        target = here / how / str(step) / "result"
+        make(target, "old")
+        if os.fork() == 0:
+            killed(make, target, step)
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.wait()[1]) == 0:
+            print(how.replace(" ", "_"), step)
+            return
+
+every_step("exchange", folder)
+every_step("checkpoint", checkpoint)
+swapping.exchanged = lambda *_: False
+every_step("two renames", folder)
 """
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(here)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    # Drafts made, marks taken, names given, files and folders removed: the moments of each.
+    steps = dict(line.split() for line in ran.stdout.splitlines())
+    assert all(int(steps[how]) > least for how, least in LEAST.items()), steps
+    return here
+
+
+LEAST = {"exchange": 8, "two_renames": 12, "checkpoint": 4}
 
 
 def name_of(folder: Path) -> str:
@@ -66,37 +95,34 @@ def name_of(folder: Path) -> str:
     return name
 
 
-@pytest.fixture(scope="module", params=["exchange", "two renames"])
-def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    here = tmp_path_factory.mktemp("killed")
-    if request.param == "exchange":
-        for name in ("one", "other"):
-            (here / name).mkdir()
-        if not swapping.exchanged(here / "one", here / "other"):
-            pytest.skip("names can't be exchanged here")
-        for name in ("one", "other"):
-            (here / name).rmdir()
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(here), request.param]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    # Folders for drafts and asides, their marks, names given, files removed: ten moments and more.
-    assert int(ran.stdout) > 10
-    return request.param, here
-
-
-def test_a_kill_leaves_a_whole_folder_under_its_name_after_the_next_run(killed: tuple[str, Path]) -> None:
-    how, here = killed
-    for place in sorted(here.iterdir()):
+@pytest.mark.parametrize("how", ["exchange", "two renames"])
+def test_a_kill_leaves_a_whole_folder_under_its_name_after_the_next_run(how: str, killed: Path) -> None:
+    for place in sorted((killed / how).iterdir()):
         target = place / "result"
-        if how == "exchange":
+        if how == "exchange" and can_exchange(killed):
             assert name_of(target) in ("old", "new")
         with pytest.raises(OutputError, match="exists"):
             check_target(target)  # a run that is refused repairs as well
         assert name_of(target) in ("old", "new")
         assert [path.name for path in place.iterdir()] == ["result"]
-    for place in here.iterdir():
-        with staged_folder(place / "result", force=True) as folder:
+        with staged_folder(target, force=True) as folder:
             (folder / PLAN).write_text(small_plan("newer"))
             (folder / "report.md").write_text("newer")
-        assert name_of(place / "result") == "newer"
+        assert name_of(target) == "newer"
         assert [path.name for path in place.iterdir()] == ["result"]
+
+
+def can_exchange(here: Path) -> bool:
+    """Whether names can be exchanged at once in a folder."""
+    one, other = here / "one", here / "other"
+    for folder in (one, other):
+        folder.mkdir(exist_ok=True)
+    return swapping.exchanged(one, other)
+
+
+def test_a_kill_leaves_a_whole_checkpoint(killed: Path) -> None:
+    for place in sorted((killed / "checkpoint").iterdir()):
+        path = place / "result.training.pt"
+        assert sealed_file.read(path)["value"] in ("old", "new")
+        sweep(path)
+        assert [each.name for each in place.iterdir()] == [path.name]

@@ -123,7 +123,7 @@ def leftovers(target: Path, kind: Kind = "new") -> Iterator[Path]:
     Each is locked until the next is asked for. Where there are no locks, nobody knows, and there are none.
     """
     pattern = re.compile(re.escape(_prefix(target, kind)) + "[a-z0-9_]{8}")
-    for name in sorted(filter(pattern.fullmatch, _names(target.parent))):
+    for name in sorted(filter(pattern.fullmatch, names_in(target.parent))):
         folder = target.parent / name
         with suppress(OSError):
             descriptor = _opened(folder)
@@ -134,17 +134,18 @@ def leftovers(target: Path, kind: Kind = "new") -> Iterator[Path]:
                 os.close(descriptor)
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> set[str]:
+    """Names of what is in a folder; none where that can't be told."""
     try:
-        return os.listdir(folder)
+        return {path.name for path in folder.iterdir()}
     except OSError:
-        return []
+        return set()
 
 
 def sweep(target: Path) -> None:
     """Remove what killed runs left beside ``target``: drafts with a mark, and those that hold nothing."""
     for folder in leftovers(target):
-        if is_marked(folder) or not _names(folder):
+        if is_marked(folder) or not names_in(folder):
             discard(folder)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from structprune.checkpoint.drafts import MARKER, discard, fresh, is_marked, leftovers, sweep
+from structprune.checkpoint.drafts import MARKER, discard, fresh, is_marked, leftovers, names_in, sweep
 from structprune.checkpoint.sealing import OUR_FILES, foreign
 from structprune.sources.plan_file import PLAN
 
@@ -73,7 +73,7 @@ def settle(aside: Path, target: Path) -> None:
     elif waiting.is_dir() and foreign(waiting) is None:
         waiting.rename(going)
     remove_result(going)
-    if set(os.listdir(aside)) <= {MARKER}:
+    if names_in(aside) <= {MARKER}:
         discard(aside)
 
 
@@ -81,7 +81,7 @@ def repair(target: Path) -> None:
     """Put back, or remove, what killed runs left beside ``target``; what can't be is left alone."""
     for aside in leftovers(target, "old"):
         with suppress(OSError):
-            if is_marked(aside) or not os.listdir(aside):
+            if is_marked(aside) or not names_in(aside):
                 settle(aside, target)
     sweep(target)
     # Folders whose names were exchanged already, and drafts that were whole.

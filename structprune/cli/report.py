@@ -9,7 +9,7 @@ import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
-from structprune.errors import InputError
+from structprune.errors import InputError, ProofFailedError
 
 
 @shell.guarded
@@ -18,7 +18,7 @@ def report(
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Show the report of a result folder again."""
+    """Show the report of a result folder again; one with a proof that failed ends in exit code 4."""
     from structprune.files import read_text
     from structprune.report import from_json, to_json
 
@@ -31,7 +31,10 @@ def report(
         raise InputError(f"{path} can't be read: {error}") from error
     if json:
         shell.print_text(to_json(found))
-        return
-    from structprune.cli.showing import WHOLE, show
+    else:
+        from structprune.cli.showing import WHOLE, show
 
-    show(found, WHOLE)
+        show(found, WHOLE)
+    for proof in found.proofs:
+        if proof.passed is not True:
+            raise ProofFailedError(f"{path} says that the proof {proof.name} failed: {proof.how}")

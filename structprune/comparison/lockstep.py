@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from structprune.channels import ChannelGroups
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
-from structprune.comparison.settings import Setting, Settings, called_in
+from structprune.comparison.settings import Setting, Settings, called_in, kept_in
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 
@@ -48,13 +49,11 @@ class Pair:
         dense, cut = (copy.deepcopy(model).to(dtype) for model in (self.dense, self.cut))
         return Pair(dense, self.groups, self.keep, cut)
 
-    def gated(self) -> Callable[..., Any]:
-        """The dense network with its closed gates, as a function of its inputs."""
+    def closed(self) -> AbstractContextManager[None]:
+        """Let the dense network itself, a copy, run with its gates closed while the block runs."""
         gated = renormalised(gate_channels(self.dense, self.groups), self.groups)
         like = next(self.dense.parameters())
-        gates = {name: keep.to(like.device, like.dtype) for name, keep in self.keep.items()}
-        # Its own parameters and no detached ones, since code may ask whether a tensor requires gradients.
-        return lambda *inputs: gated(gates, inputs, dict(self.dense.named_parameters()))
+        return gated.closing({name: keep.to(like.device, like.dtype) for name, keep in self.keep.items()})
 
 
 @dataclass(frozen=True)
@@ -91,26 +90,25 @@ def first_difference(pair: Pair, settings: Settings) -> Difference | None:
 def _differing(pair: Pair, settings: Settings, dtype: torch.dtype, bounds: Bounds) -> Difference | None:
     exact = dtype == torch.float64
     fresh = pair.to(dtype)
-    closed = fresh.gated()
-    for setting in map(partial(_cast, dtype=dtype), settings.tried):
-        expected = called_in(fresh.dense, closed, setting)
-        if expected is None:  # with these gates closed it does not run so, and says nothing
-            continue
-        distance = _distance(called_in(fresh.cut, fresh.cut, setting), expected)
-        if not bounds.agree(distance) and not (exact and _is_rounding(fresh, setting, distance)):
-            return Difference(setting, distance, bounds)
+    with fresh.closed():
+        for setting in map(partial(_cast, dtype=dtype), settings.tried):
+            expected = kept_in(fresh.dense, fresh.dense, setting)
+            if expected is None:  # with these gates closed it does not run so, and says nothing
+                continue
+            distance = _distance(kept_in(fresh.cut, fresh.cut, setting), expected)
+            if not bounds.agree(distance) and not (exact and _is_rounding(fresh.dense, setting, distance)):
+                return Difference(setting, distance, bounds)
     return None
 
 
-def _is_rounding(pair: Pair, setting: Setting, distance: Gap) -> bool:
+def _is_rounding(closed: nn.Module, setting: Setting, distance: Gap) -> bool:
     """Tell whether two networks are no further apart than the dense one is from itself, rounded otherwise.
 
     Batch norm over a handful of values, as in training mode on few inputs, makes of rounding what it likes.
     """
-    dense = replace(pair, dense=copy.deepcopy(pair.dense))
     nudged = replace(setting, inputs=tuple(_nudged(x) for x in setting.inputs))
-    closed = dense.gated()
-    outputs, others = (called_in(dense.dense, closed, each) for each in (setting, nudged))
+    copies = (copy.deepcopy(closed), copy.deepcopy(closed))
+    outputs, others = (kept_in(net, net, each) for net, each in zip(copies, (setting, nudged), strict=True))
     return distance.error < _AMPLIFIED * min(_distance(outputs, others).error, _MOST_NOISE)
 
 

@@ -134,7 +134,7 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
 
 @contextmanager
 def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
-    """Put a network into a setting's mode, let it write to copies of its buffers, and restore it."""
+    """Put a network into a setting's mode while the block runs."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
@@ -142,7 +142,6 @@ def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
         stack.enter_context(exact_arithmetic())
         stack.enter_context(doubles_kept())
         stack.enter_context(evaluating(model, setting.batch_norm))
-        stack.enter_context(buffers_kept(model))
         if setting.training:
             model.train()
             stack.enter_context(undrawn(model))
@@ -160,7 +159,13 @@ def _finite(model: nn.Module, setting: Setting) -> bool:
 
 
 def called_in(model: nn.Module, call: Callable[..., Any], setting: Setting) -> Any:
-    """Return what a call puts out in a setting; None where it raises."""
+    """Return what a call puts out in a setting, its buffers as before; None where it raises."""
+    with buffers_kept(model):
+        return kept_in(model, call, setting)
+
+
+def kept_in(model: nn.Module, call: Callable[..., Any], setting: Setting) -> Any:
+    """Return what a call puts out in a setting; None where it raises. What it writes to buffers stays."""
     try:
         with in_setting(model, setting):
             return call(*(x.clone() for x in setting.inputs))
@@ -301,7 +306,12 @@ def _larger(side: int) -> int:
 def _sizes(whole: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch]) -> Iterator[Setting]:
     side = _side(whole, resize)
     most = math.floor(side * MOST_PIXELS**0.5)
-    sides = [_larger(side), *_beyond(flow, side, most)]
+    # One side that is odd, since strides and pools round there.
+    sides = [
+        _larger(side),
+        side + 1 - side % 2 if side < 64 else _side(small, resize) + 1,
+        *_beyond(flow, side, most),
+    ]
     if any(_is_image(x) for x in whole):
         short, long = _side(small, resize), _larger(_side(small, resize))
         yield Setting(f"size {short} by {long}", _lengthened(small, -1, long / short))

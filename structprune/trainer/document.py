@@ -77,7 +77,7 @@ def check_story(document: Document, program: schedules.Steps, name: str) -> None
         raise InputError(f"{name} is damaged: its answers are not those of this training") from error
     for what, (stored, expected) in told.items():
         if stored != expected:
-            raise InputError(f"{name} is damaged: its {what} say {stored}, its answers {expected}")
+            raise InputError(f"{name} is damaged: of its {what} it says {stored}, its steps say {expected}")
 
 
 def _told(document: Document, program: schedules.Steps) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -93,10 +93,11 @@ def _told(document: Document, program: schedules.Steps) -> Iterator[tuple[str, t
     yield "series", (len(document["series"]), sum(count for step, count in trains if step.watch))
     after = [row["after"] for row in events_told]
     yield "times of events", (after, sorted(min(max(x, 0), len(epochs)) for x in after))
-    if document["best"] is not None:
-        value, epoch = document["best"]
-        seen = [row["validation"] for row in document["log"] if row["number"] == epoch]
-        yield "best", ([value], seen)
+    yield "point", (document["point"] is not None, "remembered" in events)
+    yield "optimiser", (document["optimiser"] is not None, document["within"] > 0)
+    seen = [(row["validation"], row["number"]) for row in document["log"] if row["validation"] is not None]
+    yield "best", (document["best"], max(seen, key=lambda pair: (pair[0], -pair[1]), default=None))
+    yield "epochs with a validation", (len(seen), len(epochs) if seen else 0)
 
 
 def _replayed(
@@ -149,6 +150,10 @@ def _finite(value: Any) -> bool:
     return fits(value, float) and math.isfinite(value)
 
 
+def _size(value: Any) -> bool:
+    return _finite(value) and value >= 0
+
+
 def _tensors(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(x, Tensor) for name, x in value.items()
@@ -173,11 +178,17 @@ def _or_none(check: Check) -> Check:
 def _plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_plain, value.values()))
-    return all(map(_plain, value)) if isinstance(value, list) else type(value) in PLAIN
+    return all(map(_plain, value)) if isinstance(value, (list, tuple)) else type(value) in PLAIN
 
 
 def _epoch(row: Any) -> bool:
-    return row_fits(row, Epoch) and _finite(row["loss"]) and _or_none(_share)(row["validation"])
+    if not row_fits(row, Epoch) or not _or_none(_share)(row["validation"]):
+        return False
+    return all(map(_size, (row["loss"], row["rate"], row["seconds"])))
+
+
+def _proof(row: Any) -> bool:
+    return row_fits(row, Proof) and all(x >= 0 for x in row.values() if isinstance(x, float))
 
 
 def _event(row: Any) -> bool:
@@ -193,7 +204,11 @@ def _plan(value: Any) -> bool:
         return False
     keep = value["keep"]
     masks = _tensors(keep) and all(x.dtype == torch.bool and x.dim() == 1 and x.any() for x in keep.values())
-    return masks and row_fits(value["budget"], Budget) and _share(value["reached"])
+    return masks and _budget(value["budget"]) and _share(value["reached"])
+
+
+def _budget(row: Any) -> bool:
+    return row_fits(row, Budget) and 0 <= row["remove"] < 1 and 0 <= row["floor"] < 1 and row["align"] >= 1
 
 
 def _optimiser(value: Any) -> bool:
@@ -202,7 +217,7 @@ def _optimiser(value: Any) -> bool:
         and value.keys() == {"state", "param_groups"}
         and isinstance(value["state"], dict)
         and all(type(key) is int and isinstance(row, dict) for key, row in value["state"].items())
-        and _list_of(lambda group: isinstance(group, dict))(value["param_groups"])
+        and _list_of(lambda group: isinstance(group, dict) and _plain(group))(value["param_groups"])
     )
 
 
@@ -219,10 +234,10 @@ FIELDS: Mapping[str, tuple[Check, str]] = {
     "series": (_list_of(_finite), "numbers"),
     "cuts": (_whole, "a whole number from 0 on"),
     "best": (_or_none(_best), "an accuracy and its epoch, or nothing"),
-    "seconds": (lambda value: _finite(value) and value >= 0, "a number from 0 on"),
+    "seconds": (_size, "a number from 0 on"),
     "log": (_list_of(_epoch), "a row an epoch"),
     "events": (_list_of(_event), "a row an event"),
-    "proofs": (_list_of(lambda row: row_fits(row, Proof)), "a row a proof"),
+    "proofs": (_list_of(_proof), "a row a proof"),
 }
 """Field -> what holds of it, in code and in words."""
 

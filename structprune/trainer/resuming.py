@@ -58,15 +58,24 @@ def _check_form(document: StateDict, cutter: Cutter, name: str) -> None:
         if bool(document[field]) != (field == there):
             state = "lacks" if field == there else "has"
             raise InputError(f"{name} is damaged: after {document['cuts']} cuts it {state} its {field}")
-    sizes = {group.name: group.size for group in cutter.groups or ()}
-    for group, keep_C in (document["plan"] or {"keep": {}})["keep"].items():
-        if sizes.get(group) != len(keep_C):
-            raise InputError(f"{name} is damaged: its plan has {len(keep_C)} channels of the group {group}")
+    if document["plan"]:
+        _check_plan(document["plan"]["keep"], cutter, name)
     weights = {f"{layer}.weight" for layer, _ in weighted_layers(session.model)}
     if strange := sorted(set(document["masked"]) - weights):
         raise InputError(f"{name} is damaged: it masks {strange[0]}, which the network has not")
     if document["point"] is not None:
         check_state_dict(document["point"], session.model, f"{name} is damaged: its point")
+
+
+def _check_plan(keep: Mapping[str, Tensor], cutter: Cutter, name: str) -> None:
+    sizes = {group.name: group.size for group in cutter.groups or ()}
+    for group in sorted(keep.keys() | sizes.keys()):
+        found = len(keep[group]) if group in keep else None
+        if found != sizes.get(group):
+            raise InputError(
+                f"{name} is damaged: its plan has {found} channels of the group {group}, "
+                f"and the network {sizes.get(group)}"
+            )
 
 
 def _check_memory(document: StateDict, session: Session, name: str) -> None:
@@ -137,9 +146,9 @@ def _moved(value: Any, like: Any) -> bool:
 
 
 def _moments_fit(chosen: Optimizer, row: Mapping[str, Any], parameter: Tensor) -> bool:
-    shapes = ((), tuple(parameter.shape))
     return row.keys() == MOMENTS[isinstance(chosen, Adam)] and all(
-        x is None
-        or (isinstance(x, Tensor) and x.is_floating_point() and tuple(x.shape) == shapes[name != "step"])
+        isinstance(x, Tensor)
+        and x.is_floating_point()
+        and x.shape == (torch.Size() if name == "step" else parameter.shape)
         for name, x in row.items()
     )

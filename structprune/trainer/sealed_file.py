@@ -100,7 +100,7 @@ def read(path: Path) -> Document:
             f"{path.name} is damaged: its bytes are not those that its checksum was taken of; {ADVICE}"
         )
     document = _as_table(_loaded(path))
-    if document.get("schema") != SCHEMA:
+    if type(version := document.get("schema")) is not int or version != SCHEMA:
         raise InputError(f"{path.name} is no checkpoint of a training by this version; {ADVICE}")
     return document
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from structprune.cli.output_file import staged_file
+from structprune.cli.output_file import check_file, staged_file
+from structprune.errors import OutputError
 from tests.cli.command import Command, contents, in_own_process
 from tests.cli.networks import QUICK
 
@@ -47,6 +49,33 @@ def test_force_leaves_a_folder_that_is_no_result(cli: Command, here: Path) -> No
     before = contents(here)
     cli(*COMPRESS, "-o", "empty", "--force").refused(1, "empty", "plan.json")
     assert contents(here) == before
+
+
+def test_force_leaves_a_folder_of_ones_own_that_is_named_like_a_result(cli: Command, here: Path) -> None:
+    (here / "trip").mkdir()
+    (here / "trip" / "plan.json").write_text('{"what": "my travel plan"}')
+    (here / "trip" / "model.onnx").write_bytes(b"mine")
+    (here / "trip" / "report.md").write_text("# Lisbon")
+    before = contents(here)
+    cli(*COMPRESS, "-o", "trip", "--force").refused(1, "trip", "plan.json")
+    assert contents(here) == before
+
+
+def test_force_leaves_a_result_with_a_file_that_was_changed(result: Path, cli: Command, here: Path) -> None:
+    (result / "report.md").write_text("my own report")
+    before = contents(here)
+    cli(*COMPRESS, "-o", "result", "--force").refused(1, "result", "report.md")
+    assert contents(here) == before
+
+
+def test_a_report_with_a_proof_that_failed_ends_in_4(result: Path, cli: Command) -> None:
+    cli("report", "result").done()
+    path = result / "report.json"
+    path.write_text(path.read_text().replace('"passed": true', '"passed": false', 1))
+    shown = cli("report", "result")
+    assert shown.code == 4
+    assert "Proofs" in shown.out
+    assert "report.json says that the proof closed_gates failed" in shown.err
 
 
 @pytest.mark.parametrize("target", [".", "/"])
@@ -130,6 +159,29 @@ def test_a_disk_that_is_full_for_a_single_file(verb: str, here: Path) -> None:
     finished = in_own_process(here, *command, "-o", "older", "--force", preexec_fn=_files_up_to(1_000))
     finished.refused(1, "older", "can't be written")
     assert contents(here) == before
+
+
+def test_a_second_file_replaces_none_that_is_anothers(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx.data").write_text("mine")
+
+    def write_both() -> None:
+        with staged_file(tmp_path / "model.onnx") as draft:
+            draft.write_text("graph")
+            draft.with_name("model.onnx.data").write_text("weights")
+
+    with pytest.raises(OutputError, match=r"model\.onnx\.data exists"):
+        write_both()
+    assert contents(tmp_path).keys() == {"model.onnx.data"}
+    (tmp_path / "model.onnx.data").unlink()
+    write_both()
+    write_both()
+    assert contents(tmp_path).keys() == {"model.onnx", "model.onnx.data"}
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="regular"):
+        check_file(tmp_path / "pipe", force=True)
 
 
 def test_another_file_that_goes_missing_is_not_laid_on_the_output(tmp_path: Path) -> None:

@@ -8,13 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 import structprune
 from structprune.methods import METHODS
+from structprune.trainer import sealed_file
+from structprune.trainer import state as files
 from tests.cli.command import Command, Finished, contents, environment
 from tests.cli.networks import save_images
 
@@ -151,6 +156,78 @@ def test_a_training_that_was_killed_goes_on(small: tuple[object, ...], here: Pat
     whole, again = (here / name / "model.safetensors" for name in ("whole", "cut off"))
     assert whole.read_bytes() == again.read_bytes()
     assert not list(here.glob("*.training.pt"))
+
+
+OWN = """
+from torch import nn
+
+def network(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes),
+    )
+"""
+
+
+@pytest.fixture
+def interrupted(images: Path, cli: Command, here: Path) -> Iterator[tuple[object, ...]]:
+    """A training of a network of one's own, stopped after its first epoch; the options that it had."""
+    (here / "own.py").write_text(OWN)
+    save, network = files.save, ("--arch", "own:network", "--input-size", 3, 8, 8, "-o", "out")
+    method = ("--method", "crop-s", "--nodes", 0.3, "--epochs", 2, "-b", 16)
+    run = ("train", "--task", images, *network, *method, *QUICK)
+
+    def save_and_stop(*args: Any) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "save", save_and_stop)
+        assert cli(*run).code == 130
+    assert (here / "out.training.pt").exists()
+    yield run
+    sys.modules.pop("own", None)
+
+
+def test_what_differs_on_resume_is_refused(
+    interrupted: tuple[object, ...], images: Path, cli: Command, here: Path
+) -> None:
+    run, checkpoint = (*interrupted, "--resume"), here / "out.training.pt"
+    content, arrays = checkpoint.read_bytes(), dict(np.load(images))
+    cli(*run, "--no-mirror").refused(2, "out.training.pt", "mirrored", "True", "False")
+    cli(*run, "--lr", 0.2).refused(2, "out.training.pt", "recipe, lr")
+    (here / "own.py").write_text(OWN.replace("nn.ReLU", "nn.Tanh", 1))
+    sys.modules.pop("own")
+    cli(*run).refused(2, "out.training.pt", "network, 2", "ReLU", "Tanh")
+    (here / "own.py").write_text(OWN)
+    sys.modules.pop("own")
+    changed = arrays["images"].copy()
+    changed[:, 7, 7] ^= 1
+    np.savez(images, images=changed, labels=arrays["labels"])
+    cli(*run).refused(2, "out.training.pt", "training images, checksum")
+    np.savez(images, images=arrays["images"], labels=arrays["labels"])
+    checkpoint.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    cli(*run).refused(1, "out.training.pt", "damaged")
+    checkpoint.write_bytes(content)
+    document = sealed_file.read(checkpoint)
+    document["proofs"][0]["passed"] = False
+    sealed_file.write(checkpoint, document)
+    cli(*run).refused(4, "out.training.pt", "closed_gates")
+    checkpoint.write_bytes(content)
+    assert "going on after epoch 1" in cli(*run).done().err
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--force",), ("--resume",), ("--force", "--resume")], ids=str)
+def test_a_file_of_ones_own_with_a_checkpoints_name_stays(
+    options: tuple[str, ...], small: tuple[object, ...], cli: Command, here: Path
+) -> None:
+    for name in ("out.training.pt", "out.training.draft"):
+        (here / name).write_text("my own notes")
+    before = contents(here)
+    run = (*small, "--method", "dense", "--epochs", 1, "-o", "out", *options)
+    cli(*run).refused(1, "out.training.pt")
+    assert contents(here) == before
 
 
 def test_two_processes_of_torchrun(small: tuple[object, ...], here: Path, tmp_path: Path) -> None:

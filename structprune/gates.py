@@ -147,7 +147,7 @@ class GatedModel:
 
     @contextmanager
     def closing(self, gates: Gates) -> Iterator[None]:
-        """Let the network itself run with gates while the block runs, so that it keeps what it writes to itself.
+        """Let the network itself run with gates while the block runs: what it writes to itself, it keeps.
 
         Weights are multiplied for good: for a copy of a network, which is only compared.
 

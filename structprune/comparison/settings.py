@@ -306,12 +306,8 @@ def _larger(side: int) -> int:
 def _sizes(whole: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch]) -> Iterator[Setting]:
     side = _side(whole, resize)
     most = math.floor(side * MOST_PIXELS**0.5)
-    # One side that is odd, since strides and pools round there.
-    sides = [
-        _larger(side),
-        side + 1 - side % 2 if side < 64 else _side(small, resize) + 1,
-        *_beyond(flow, side, most),
-    ]
+    other = (side if side < 64 else _side(small, resize)) + 1  # odd where that is even: strides round there
+    sides = [_larger(side), other, *_beyond(flow, side, most)]
     if any(_is_image(x) for x in whole):
         short, long = _side(small, resize), _larger(_side(small, resize))
         yield Setting(f"size {short} by {long}", _lengthened(small, -1, long / short))

@@ -22,12 +22,13 @@ from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import save_weights_and_plan, widths_of
 from structprune.choose import loss_of
+from structprune.comparison.gap import LEAST_SPREAD
 from structprune.criteria import needed
 from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.layers import counted_down
-from structprune.proofs import LEAST_SPREAD, reloaded, require, signature, varies
+from structprune.proofs import reloaded, require, signature, varies
 from structprune.redraw import begun_again
 from structprune.report import Accuracy, Count, Measurement, Met, Proof, Report, to_json
 from structprune.request import Judge, Meter, Request, Say, Tools

@@ -196,14 +196,22 @@ def _closed_gates(
             return gap(own(gates, exact), other(*exact))
 
     found, mode = _where_it_counts(compare)
+    dead = not found.counts and _vary_in(whole, exact, mode)
     how = f"{len(exact[0])} inputs, {str(dtype).removeprefix('torch.')}{_statistics(dense, mode)}"
-    proof = _proof("closed_gates", found, bounds, how)
+    proof = replace(_proof("closed_gates", found, bounds, how), dead=dead)
     scales = renormalised(gate_channels(whole, groups), groups).open.values()
     if all(bool(scale(gates).all()) for scale in scales):
         return proof
     inexact = compare(mode, as_cut=False).error_of_spread
     how += f", LayerNorms over the channels that stay (with all of them {inexact:.1e} of the spread away)"
     return replace(proof, how=how, inexact=inexact)
+
+
+def _vary_in(model: nn.Module, inputs: Inputs, mode: Mode) -> bool:
+    """Tell whether outputs of a network, as it is, vary enough over inputs to be compared."""
+    with torch.no_grad(), exact_arithmetic(), _in_mode(model, mode):
+        outputs = model(*inputs)
+    return gap(outputs, outputs).counts
 
 
 Mode = Literal["fixed", "batch", "redrawn"]
@@ -390,7 +398,12 @@ def require(proofs: Sequence[Proof]) -> None:
 
 
 def _failure(proof: Proof) -> str:
-    if _is_constant(proof):
+    if proof.dead:
+        why = (
+            "the cut network is dead: its outputs are the same whatever goes in, though the dense network's "
+            "vary; remove fewer nodes, or keep more of each layer (floor)"
+        )
+    elif _is_constant(proof):
         why = (
             f"the outputs vary by {proof.spread:.1e} of their size, too little to compare (inputs that are "
             "all alike make them so: give varied ones as the example, or data)"

@@ -89,6 +89,7 @@ class Proof:
         how: what was compared, in words: precision, inputs, batch sizes.
         inexact: where LayerNorms lost channels, max|a - b| / s against closed gates with LayerNorms that
             take mean and variance of all channels; None where the cut is exact.
+        dead: whether outputs are constant, though those of the dense network on the same inputs vary.
     """
 
     name: ProofName
@@ -100,6 +101,7 @@ class Proof:
     spread: float | None
     how: str
     inexact: float | None = None
+    dead: bool = False
 
 
 @dataclass(frozen=True)

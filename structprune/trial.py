@@ -149,12 +149,13 @@ def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> Ch
                 "cut of it can be proven; make its forward pass deterministic, and let it leave its inputs "
                 "as they are"
             )
-        culprit = _culprit(
-            Trial(left.groups, SHALLOW),
-            lambda trial, left=left, few=few: not _differing(model, left, few, trial),
-        )
+        culprit = _culprit(Trial(left.groups, SHALLOW), partial(_agreeing, model, left, few))
         left = left.without({culprit.name: f"{_WRONG} ({difference.setting.words})"})
     return left
+
+
+def _agreeing(model: nn.Module, groups: ChannelGroups, settings: Settings, trial: Trial) -> bool:
+    return _differing(model, groups, settings, trial) is None
 
 
 def _differing(

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from structprune import proofs
 from structprune.budget import Budget, Plan
-from structprune.channels import ChannelGroup, ChannelGroups, Coupling
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling, channel_groups
+from structprune.comparison.gap import Bounds, Gap, gap
 from structprune.errors import InputError, ProofFailedError
-from structprune.proofs import Bounds, Gap, closed_gates, gap, require
+from structprune.proofs import closed_gates, require
 from structprune.report import Proof
 from structprune.surgery import shrink
 from tests.cuts import FAULTS, Cut, Deep, like_trained
@@ -299,3 +301,20 @@ def test_an_output_that_collapsed_beside_others_is_compared_where_it_varies() ->
     proof = Cut(Silent(), (example(TinyMLP, 8),)).proof()
     assert proof.passed
     assert "weights redrawn" in proof.how
+
+
+def test_a_cut_that_kills_the_network_is_called_so() -> None:
+    """Frozen norms shift what is left below every rectifier: only the dense network varies."""
+    torch.manual_seed(0)
+    first, norm, second = nn.Conv2d(3, 8, 1), FrozenBatchNorm2d(8), nn.Conv2d(8, 6, 1)
+    norm.bias[4:] = -100.0
+    model = nn.Sequential(first, norm, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 5))
+    inputs = (torch.randn(4, 3, 4, 4),)
+    groups = channel_groups(model, inputs)
+    keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
+    keep["0"][:4] = False
+    plan = Plan(keep, Budget(0.0), 0.0)
+    proof = closed_gates(model, shrink(model, groups, plan), groups, plan, inputs)
+    assert (proof.passed, proof.dead) == (False, True)
+    with pytest.raises(ProofFailedError, match="dead"):
+        require([proof])

@@ -126,10 +126,11 @@ def test_what_another_way_through_the_network_mixes_is_protected(name: str) -> N
     assert "trial cut" in reason or name in ("one input", "single precision")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n for n in TRAPS if n not in ("a cache", "a counter", "a counter that is saved", "single precision")],
-)
+UNSEEN = ("a cache", "a counter", "a counter that is saved", "single precision")
+"""What the proof is not asked about: it shows only once a network was called, or in the trace."""
+
+
+@pytest.mark.parametrize("name", [n for n in TRAPS if n not in UNSEEN])
 def test_the_proof_sees_it_too(name: str) -> None:
     """Handed a group that no trial protected, the proof fails, and says under which setting."""
     model, inputs = trap(TRAPS[name])(), (images()[:4],)
@@ -185,6 +186,14 @@ def test_attention_and_recurrent_layers_draw_nothing() -> None:
     assert Sequences().units.dropout == 0.5
 
 
+def test_a_network_that_draws_in_training_is_not_compared_there() -> None:
+    """Noise of a hidden layer's shape is another once channels are gone."""
+    model = trap(lambda s, h, x: h + torch.randn_like(h) if s.training else h)()
+    settings = settings_of(model, (images(),))
+    assert any("training" in words and "random" in words for words in settings.refused)
+    assert len(left_of(model)) == 2
+
+
 def test_what_the_network_does_not_take_is_named() -> None:
     def between(s: Any, h: Tensor, x: Tensor) -> Tensor:
         if s.training:
@@ -222,9 +231,9 @@ class Hidden(nn.Module):
         self.wrong = wrong
         self.stem, self.up = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 1)
         self.down, self.head = nn.Conv2d(32, 16, 1), nn.Linear(16, 10)
-        self.norm = nn.BatchNorm2d(16) if norm else nn.Identity()
-        if norm:
-            nn.init.constant_(self.norm.weight, scale)
+        self.norm = nn.BatchNorm2d(16, affine=norm) if norm else nn.Identity()
+        for weight in self.norm.parameters():
+            nn.init.constant_(weight, scale)
         self.alpha = nn.Parameter(torch.tensor(1.0 if norm else scale))
 
     def forward(self, x: Tensor) -> Tensor:

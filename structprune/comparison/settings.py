@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from structprune.arithmetic import doubles_kept, exact_arithmetic
 from structprune.batch_norm import BatchNormMode, buffers_kept, evaluating
-from structprune.comparison.gap import Inputs, gap
+from structprune.comparison.gap import LEAST_SPREAD, Inputs, gap
 from structprune.comparison.inert import undrawn
 from structprune.outputs import tensors_of
 from structprune.report import Branch
@@ -64,6 +64,7 @@ class Setting:
         gradients: whether operations are recorded for gradients.
         training: whether modules are in training mode; dropout and drop-path draw nothing then.
         batch_norm: whose statistics normalise outside training mode.
+        seed: of whatever the network draws.
     """
 
     words: str
@@ -71,6 +72,7 @@ class Setting:
     gradients: bool = False
     training: bool = False
     batch_norm: BatchNormMode = "fixed"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,23 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
         Setting("called again", small),
     ]
     rows = [replace(setting, batch_norm=batch_norm) for setting in offers]
-    takes = [_finite(model, row) for row in rows]
-    refused = [row.words for row, is_taken in zip(rows, takes, strict=True) if not is_taken]
-    refused += [] if resize else ["other sizes"]
-    return Settings(
-        tuple(row for row, is_taken in zip(rows, takes, strict=True) if is_taken),
-        tuple(dict.fromkeys(refused)),
-    )
+    refusals = [_refusal(model, row) for row in rows]
+    words = [f"{row.words}{why}" for row, why in zip(rows, refusals, strict=True) if why is not None]
+    tried = tuple(row for row, why in zip(rows, refusals, strict=True) if why is None)
+    return Settings(tried, tuple(dict.fromkeys([*words, *([] if resize else ["other sizes"])])))
+
+
+def _refusal(model: nn.Module, setting: Setting) -> str | None:
+    """Why a setting can't be compared in, as an addition to its words; None where it can."""
+    if not _finite(model, setting):
+        return ""
+    return " (it draws at random there)" if setting.training and _draws(model, setting) else None
+
+
+def _draws(model: nn.Module, setting: Setting) -> bool:
+    """Tell whether a network puts out something else for another seed."""
+    outputs, others = (called_in(model, model, replace(setting, seed=seed)) for seed in (0, 1))
+    return gap(outputs, others).error > LEAST_SPREAD
 
 
 @contextmanager
@@ -137,7 +149,7 @@ def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
     """Put a network into a setting's mode while the block runs."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.manual_seed(0)
+        torch.manual_seed(setting.seed)
         stack.enter_context(torch.set_grad_enabled(setting.gradients))
         stack.enter_context(exact_arithmetic())
         stack.enter_context(doubles_kept())

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from structprune.budget import Budget, Plan
 from structprune.channels import channel_groups
+from structprune.channels.counted import Counted, Place, Shape, Term
 from structprune.channels.labels import Labels
-from structprune.channels.sizes import Counted, Place, Shape, Term
 from structprune.checkpoint import PLAN, load, save_weights_and_plan, widths_of
 from structprune.errors import InputError
 from structprune.layers import counted_down

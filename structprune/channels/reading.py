@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from structprune.channels.counted import Place
 from structprune.channels.groups import Coupling, Loose, Sizing
 from structprune.channels.labels import FIXED, Classes
-from structprune.channels.sizes import Place
 from structprune.channels.trace import Trace
 
 

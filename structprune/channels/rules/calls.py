@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from structprune.channels.counted import Given
 from structprune.channels.labels import Labels, Tag
-from structprune.channels.sizes import Given
 
 LARGEST = 1 << 26
 """Entries of a tensor up to which its labels are laid out one by one, 512 MB of them."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from structprune.channels.counted import is_number
 from structprune.channels.rules.calls import MOST_INPUTS
-from structprune.channels.sizes import is_number
 
 FUSED = 3
 """Widths that lie side by side in one head at most: query, key and value."""

@@ -40,7 +40,7 @@ from structprune.comparison.gap import (
 )
 from structprune.comparison.influence import exposed
 from structprune.comparison.lockstep import Difference, Pair, first_difference
-from structprune.comparison.settings import Settings, settings_of
+from structprune.comparison.settings import HIDING, on_exposed, settings_of
 from structprune.errors import ProofFailedError
 from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
@@ -104,7 +104,8 @@ def unproven_group(dense: nn.Module, groups: ChannelGroups, plan: Plan, inputs: 
         return closed_gates(dense, shrink(dense, groups, prefix), groups, prefix, inputs)
 
     right, wrong = 0, len(groups)
-    if not proof_of(0).passed or _is_constant(proof_of(wrong)):
+    last = proof_of(wrong)
+    if last.passed or _is_constant(last) or not proof_of(0).passed:  # a fault of no group's
         return None
     while wrong - right > 1:
         middle = (right + wrong) // 2
@@ -142,13 +143,12 @@ def _in_other_settings(proof: Proof, pair: Pair, plan: Plan, inputs: Inputs) -> 
     if (difference := first_difference(pair, settings)) is not None:
         return _failed(proof, difference)
     exposure = exposed(copy.deepcopy(pair.dense), pair.groups, settings.tried[0])
-    once = Settings((replace(settings.tried[0], words="with hiding weights drawn anew"),))
     for model in exposure.models:
         drawn = Pair(model, pair.groups, pair.keep, shrink(model, pair.groups, plan))
-        if (difference := first_difference(drawn, once)) is not None:
+        if (difference := first_difference(drawn, on_exposed(settings))) is not None:
             return _failed(proof, difference)
-    tried = replace(settings, tried=(*settings.tried, *(once.tried if exposure.models else ())))
-    return replace(proof, how=f"{proof.how}; then {tried}")
+    again = f"; and with {HIDING}" if exposure.models else ""
+    return replace(proof, how=f"{proof.how}; then {settings}{again}")
 
 
 def _failed(proof: Proof, difference: Difference) -> Proof:

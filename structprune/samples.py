@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -128,6 +129,9 @@ def _arranged(objective: Objective, run: Forward) -> Forward:
 
 def _probed(model: nn.Module, inputs: tuple[Tensor, ...], run: Forward) -> tuple[Calls, Any]:
     """Run a network on a few inputs, and note its layers in the order in which they ran."""
+    model = copy.deepcopy(
+        model
+    )  # which may keep a result, and with it the graph that tells its last operation
     try:
         with evaluating(model), buffers_kept(model), watched(model) as layers:
             return layers, run(model, inputs)

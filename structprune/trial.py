@@ -28,7 +28,7 @@ from structprune.comparison.control_flow import branches
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap
 from structprune.comparison.influence import exposed
 from structprune.comparison.lockstep import UNLIKE, Difference, Pair, first_difference
-from structprune.comparison.settings import FEW, Settings, settings_of
+from structprune.comparison.settings import FEW, Settings, on_exposed, settings_of
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 from structprune.outputs import tensors_of
@@ -37,7 +37,6 @@ from structprune.report import Branch
 from structprune.surgery import shrink
 from structprune.thinning import thinned
 
-HIDING = "hiding weights drawn anew"
 _SILENT = "closing its gates changes no output, so no cut of it can be proven"
 _WRONG = "a trial cut of its channels changes what the network computes"
 
@@ -135,7 +134,7 @@ def _right_in_other_settings(
     exposure = exposed(copy.deepcopy(model), left, settings.tried[0])
     left = left.without(dict.fromkeys(exposure.silent, _SILENT))
     for drawn in exposure.models:
-        left = _right_in(Settings((replace(settings.tried[0], words=HIDING),)), drawn, left)
+        left = _right_in(on_exposed(settings), drawn, left)
     return left
 
 
@@ -143,6 +142,9 @@ def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> Ch
     left = groups
     while len(left) and (difference := _differing(model, left, settings, Trial(left.groups, SHALLOW))):
         few = settings.until(difference.setting)
+        if difference.setting.training and _differing(model, left, few, NOTHING):
+            settings = settings.without(difference.setting)  # it trains by the hour, or by the roll of a dice
+            continue
         if _differing(model, left, few, NOTHING):
             raise InputError(
                 f"two runs of the network on the same inputs don't agree ({difference.setting.words}), so no "

@@ -326,12 +326,19 @@ def test_an_existing_folder_is_refused_and_left_alone(residual: Run, tmp_path: P
 
 
 def test_an_earlier_result_is_replaced_only_by_force(residual: Run, saved: Path) -> None:
-    (saved / "report.md").write_text("old")
+    (saved / "report.md").unlink()
     with pytest.raises(OutputError, match="exists; force replaces an earlier result"):
         residual.result.save(saved)
-    assert (saved / "report.md").read_text() == "old"
+    assert not (saved / "report.md").exists()
     residual.result.save(str(saved), force=True)
     assert (saved / "report.md").read_text().startswith("# TinyResidualConcat")
+
+
+def test_a_result_that_somebody_wrote_into_is_not_replaced(residual: Run, saved: Path) -> None:
+    (saved / "report.md").write_text("my notes on it")
+    with pytest.raises(OutputError, match="left as it is"):
+        residual.result.save(saved, force=True)
+    assert (saved / "report.md").read_text() == "my notes on it"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

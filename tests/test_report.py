@@ -126,7 +126,17 @@ def test_what_is_no_report_is_refused(text: str) -> None:
         from_json(text)
 
 
-OPTIONAL = {"break_even", "hardware", "int8", "limits", "seconds", "software", "training"}
+OPTIONAL = {
+    "break_even",
+    "control_flow",
+    "hardware",
+    "int8",
+    "limits",
+    "loss",
+    "seconds",
+    "software",
+    "training",
+}
 
 
 @pytest.mark.parametrize("key", sorted(json.loads(to_json(SMALL)).keys() - {"schema"}))

@@ -157,17 +157,21 @@ class _Watcher(TorchFunctionMode):
 
 @contextmanager
 def _training_read(model: nn.Module, notebook: _Notebook) -> Iterator[None]:
-    """Note where a module's own code reads ``training``, by classes that hold it as a property."""
-    classes = [(module, type(module)) for module in model.modules()]
+    """Note where a module's own code reads ``training``, by a property of its class while the block runs."""
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _may_read(kind)}
+    watched = [kind for kind in kinds if "training" not in vars(kind)]
     try:
-        for module, own in classes:
-            if not own.__module__.startswith("torch.") and not isinstance(module, torch.jit.ScriptModule):
-                with suppress(TypeError):  # a class that lets nobody inherit
-                    module.__class__ = type(own.__name__, (own,), {"training": _training(notebook)})
+        for kind in watched:
+            kind.training = _training(notebook)  # type: ignore[assignment]
         yield
     finally:
-        for module, own in classes:
-            module.__class__ = own
+        for kind in watched:
+            del kind.training
+
+
+def _may_read(kind: type) -> bool:
+    is_torchs = kind.__module__ == "torch" or kind.__module__.startswith("torch.")
+    return issubclass(kind, nn.Module) and not is_torchs and not issubclass(kind, torch.jit.ScriptModule)
 
 
 def _training(notebook: _Notebook) -> property:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic
+from structprune.batch_norm import BatchNormMode
 from structprune.channels import ChannelGroups
 from structprune.comparison.gap import gap
-from structprune.comparison.settings import Setting, called_in
+from structprune.comparison.settings import Setting, called_in, cast
 from structprune.gates import GatedModel, gate_channels
 from structprune.outputs import tensors_of
 from structprune.redraw import begun_again, normal
@@ -29,8 +30,8 @@ WEAK = 1e-3
 TINY = 1e-2
 """Size below which a scale hides what it multiplies."""
 
-SILENT = 1e-7
-"""max|a - b| / max|b| below which closed gates have changed nothing."""
+SILENT = 1e-12
+"""max|a - b| / max|b| in float64 below which closed gates have changed nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,19 @@ def exposed(model: nn.Module, groups: ChannelGroups, setting: Setting) -> Exposu
     if hidden:
         models.append(begun_again(model, lambda net: not _hidden(reveal(net), groups, setting) & hidden))
         hidden &= _hidden(models[1], groups, setting)
-    networks = (model, *models)
-    silent = [n for n in sorted(hidden) if all(_is_silent(net, groups, n, setting) for net in networks)]
-    return Exposure(tuple(models), tuple(silent))
+    return Exposure(tuple(models), _silent(groups, (model, *models), hidden, setting))
+
+
+def _silent(
+    groups: ChannelGroups, models: Sequence[nn.Module], hidden: set[str], setting: Setting
+) -> tuple[str, ...]:
+    """Of hidden groups those whose closing shows on none of the networks, whatever statistics normalise."""
+    modes: tuple[BatchNormMode, ...] = ("fixed", "batch")
+    cases = [(net, replace(setting, batch_norm=mode)) for net in models for mode in modes] if hidden else []
+    exact = [(copy.deepcopy(net).double(), cast(case, torch.float64)) for net, case in cases]
+    for net, case in exact:
+        hidden = {name for name in hidden if _is_silent(net, groups, name, case)}
+    return tuple(group.name for group in groups if group.name in hidden)
 
 
 def revealed(model: nn.Module) -> nn.Module:
@@ -109,6 +120,7 @@ def _hidden(model: nn.Module, groups: ChannelGroups, setting: Setting) -> set[st
 
 def _derivatives(model: nn.Module, groups: ChannelGroups, setting: Setting) -> Mapping[str, float]:
     """Derivatives of a random sum of the outputs by a group's gates, in all; zero where there are none."""
+    model = copy.deepcopy(model)  # which may keep a result, and with it a graph that nobody can copy
     gated = gate_channels(model, groups)
     gates = gated.ones()
     outputs = called_in(model, lambda *x: gated(gates, x), replace(setting, gradients=True))
@@ -133,7 +145,9 @@ def _is_silent(model: nn.Module, groups: ChannelGroups, name: str, setting: Sett
     """Tell whether closing half of a group's gates, or the others, changes no output."""
     gated = gate_channels(model, groups)
     outputs = called_in(model, lambda *x: gated(gated.ones(False), x), setting)
-    return all(_unchanged(model, gated, gates, setting, outputs) for gates in _halves(gated, name))
+    return outputs is not None and all(
+        _unchanged(model, gated, gates, setting, outputs) for gates in _halves(gated, name)
+    )
 
 
 def _unchanged(

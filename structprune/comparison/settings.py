@@ -8,18 +8,20 @@ the smallest images that the network takes.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import doubles_kept, exact_arithmetic
 from structprune.batch_norm import BatchNormMode, buffers_kept, evaluating
-from structprune.comparison.gap import LEAST_SPREAD, Inputs, gap
+from structprune.comparison.gap import Inputs, gap
 from structprune.comparison.inert import undrawn
 from structprune.outputs import tensors_of
 from structprune.report import Branch
@@ -29,6 +31,12 @@ FEW = 2
 
 SEVERAL = 8
 """Inputs where batches normalise themselves: over two, statistics of a single pixel are but a sign."""
+
+SEEDS, NOISE = 4, 1e-6
+"""Seeds under which a network that draws puts out something else, and by how much of the largest output."""
+
+HIDING = "hiding weights drawn anew"
+UNBATCHED = "without a batch dimension"
 
 SCALES = (0.1, 10.0, 1000.0)
 """Factors on real-valued inputs: the last reaches tails that only strong activations do."""
@@ -42,7 +50,7 @@ SMALLEST = (16, 24, 32, 48, 64, 96, 128, 160, 192)
 MOST_PIXELS = 4.0
 """How many times the pixels of the given images a setting may take."""
 
-MOST_BOUNDS = 4
+MOST_BOUNDS = 6
 """Sizes and batches that are tried since the code compares with them, of each at most."""
 
 Resize = Callable[[Inputs, float], Inputs]
@@ -92,6 +100,12 @@ class Settings:
         words = [setting.words for setting in self.tried]
         return replace(self, tried=self.tried[: words.index(last.words) + 1])
 
+    def without(self, setting: Setting) -> Settings:
+        """These settings but one, which is named among those that are not tried."""
+        return Settings(
+            tuple(each for each in self.tried if each is not setting), (*self.refused, setting.words)
+        )
+
     def __str__(self) -> str:
         words = ", ".join(dict.fromkeys(setting.words for setting in self.tried))
         return f"{words}; not tried: {', '.join(self.refused)}" if self.refused else words
@@ -114,12 +128,13 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
     whole = whole if batch_norm == "fixed" else several
     resize = next((r for r in _RESIZES if _takes_sizes(model, whole, r, batch_norm)), None)
     small = _smallest(model, whole, resize, batch_norm) if resize else whole
+    unbatched = tuple(x[0] if x.dim() else x for x in small)
     offers = [
         Setting(_plain_words(whole, small, resize), small),
         *_batches(whole, small, flow),
         *(_sizes(whole, small, resize, flow) if resize else ()),
         *_scaled(small),
-        Setting("without a batch dimension", tuple(x[0] if x.dim() else x for x in small)),
+        *([Setting(UNBATCHED, unbatched)] if _takes_unbatched(model, small, unbatched, batch_norm) else []),
         Setting("with gradients", small, gradients=True),
         Setting("in training mode", several, gradients=True, training=True),
         Setting("called again", small),
@@ -128,7 +143,36 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
     refusals = [_refusal(model, row) for row in rows]
     words = [f"{row.words}{why}" for row, why in zip(rows, refusals, strict=True) if why is not None]
     tried = tuple(row for row, why in zip(rows, refusals, strict=True) if why is None)
-    return Settings(tried, tuple(dict.fromkeys([*words, *([] if resize else ["other sizes"])])))
+    words += [] if resize else ["other sizes"]
+    return Settings(
+        tried, tuple(dict.fromkeys([*words, *_too_large(flow, _side(whole, resize) if resize else 0)]))
+    )
+
+
+def _too_large(flow: Iterable[Branch], side: int) -> Iterator[str]:
+    """Name sizes that the code compares its inputs' with, and that are not tried since they are too large."""
+    most = side * MOST_PIXELS**0.5
+    for branch in flow:
+        if branch.kind == "shape" and branch.size == side and (branch.bound or 0) + 1 > most:
+            yield f"size {branch.bound:g}"
+
+
+def on_exposed(settings: Settings) -> Settings:
+    """Settings for a copy whose hiding weights are drawn anew: the same, and one with its own statistics."""
+    plain = replace(settings.tried[0], words="once more", batch_norm="batch")
+    rows = (*settings.tried[:-1], plain)
+    return Settings(tuple(replace(row, words=f"{row.words}, {HIDING}") for row in rows))
+
+
+def _takes_unbatched(model: nn.Module, inputs: Inputs, one: Inputs, batch_norm: BatchNormMode) -> bool:
+    """Tell whether a network makes of one input what it makes of it in a batch, and not something else."""
+    outputs, alone = (
+        called_in(model, model, Setting("", each, batch_norm=batch_norm)) for each in (inputs, one)
+    )
+    if alone is None or batch_norm == "batch":
+        return False
+    pairs = zip(tensors_of(outputs), tensors_of(alone), strict=False)
+    return all(len(a) > 0 and a[0].shape == b.shape and torch.allclose(a[0], b, 1e-3, 1e-5) for a, b in pairs)
 
 
 def _refusal(model: nn.Module, setting: Setting) -> str | None:
@@ -140,16 +184,31 @@ def _refusal(model: nn.Module, setting: Setting) -> str | None:
 
 def _draws(model: nn.Module, setting: Setting) -> bool:
     """Tell whether a network puts out something else for another seed."""
-    outputs, others = (called_in(model, model, replace(setting, seed=seed)) for seed in (0, 1))
-    return gap(outputs, others).error > LEAST_SPREAD
+    outputs = [called_in(model, model, replace(setting, seed=seed)) for seed in range(SEEDS)]
+    return any(gap(outputs[0], others).error > NOISE for others in outputs[1:])
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed whatever a network may draw from while the block runs, and put all states back."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # networks draw from the old generator
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 @contextmanager
 def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
     """Put a network into a setting's mode while the block runs."""
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.manual_seed(setting.seed)
+        stack.enter_context(_seeded(setting.seed))
         stack.enter_context(torch.set_grad_enabled(setting.gradients))
         stack.enter_context(exact_arithmetic())
         stack.enter_context(doubles_kept())
@@ -196,6 +255,11 @@ def _varies(model: nn.Module, inputs: Inputs, batch_norm: BatchNormMode) -> bool
     return outputs is not None and gap(outputs, outputs).counts
 
 
+def cast(setting: Setting, dtype: torch.dtype) -> Setting:
+    """The same setting in another precision."""
+    return replace(setting, inputs=tuple(x.to(dtype) if x.is_floating_point() else x for x in setting.inputs))
+
+
 # ---- batches and scales
 
 
@@ -231,10 +295,16 @@ def _beyond(flow: Iterable[Branch], size: int, most: int) -> list[int]:
         most: beyond that nothing is tried.
     """
     around: list[int] = []
-    for branch in flow:
+    # Those of the dimension itself, by its size, before what may be a width.
+    for branch in sorted(flow, key=lambda each: each.size != size):
         if branch.kind == "shape" and branch.size and branch.bound is not None:
             per_unit = size / branch.size
-            around += [math.floor(branch.bound * per_unit) + 1, math.ceil(branch.bound * per_unit) - 1]
+            bound = branch.bound * per_unit
+            around += [
+                math.floor(bound) + 1,
+                math.ceil(bound) - 1,
+                *([round(bound)] if bound == round(bound) else []),
+            ]
     return [n for n in dict.fromkeys(around) if 0 < n <= most and n != size][:MOST_BOUNDS]
 
 

@@ -82,9 +82,12 @@ def test_the_same_seed_gives_the_same_bits(cli: Command, here: Path) -> None:
     for folder, seed in (("first", 3), ("second", 3), ("other", 4)):
         cli(*HALF, "--no-export", "--no-measure", "--seed", seed, "-o", folder).done()
     first, second, other = (contents(here / folder) for folder in ("first", "second", "other"))
-    for name in ("model.safetensors", "plan.json"):
-        assert first[name] == second[name]
-        assert first[name] != other[name]
+    assert first["model.safetensors"] == second["model.safetensors"] != other["model.safetensors"]
+    # The plan has the checksums of all files, and those of reports tell how long it took.
+    plans = [json.loads((here / folder / "plan.json").read_text()) for folder in ("first", "second", "other")]
+    reports = [plan["files"].pop(name) for plan in plans for name in ("report.json", "report.md")]
+    assert len(reports) == 6
+    assert plans[0] == plans[1] != plans[2]
 
 
 @pytest.mark.parametrize("nodes", [0.5, 0.75])

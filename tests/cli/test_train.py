@@ -179,7 +179,7 @@ def interrupted(images: Path, cli: Command, here: Path) -> Iterator[tuple[object
 
     def save_and_stop(*args: Any) -> None:
         save(*args)
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "save", save_and_stop)

@@ -142,7 +142,7 @@ def _in_other_settings(proof: Proof, pair: Pair, plan: Plan, inputs: Inputs) -> 
     settings = settings_of(copy.deepcopy(pair.dense), inputs, pair.groups.control_flow)
     if (difference := first_difference(pair, settings)) is not None:
         return _failed(proof, difference)
-    exposure = exposed(copy.deepcopy(pair.dense), pair.groups, settings.tried[0])
+    exposure = exposed(copy.deepcopy(pair.dense), pair.groups, settings)
     for model in exposure.models:
         drawn = Pair(model, pair.groups, pair.keep, shrink(model, pair.groups, plan))
         if (difference := first_difference(drawn, on_exposed(settings))) is not None:

@@ -131,7 +131,7 @@ def _right_in_other_settings(
     if not settings.tried:
         return groups
     left = _right_in(settings, model, groups)
-    exposure = exposed(copy.deepcopy(model), left, settings.tried[0])
+    exposure = exposed(copy.deepcopy(model), left, settings)
     left = left.without(dict.fromkeys(exposure.silent, _SILENT))
     for drawn in exposure.models:
         left = _right_in(on_exposed(settings), drawn, left)

@@ -15,7 +15,7 @@ from structprune import compress
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.comparison.control_flow import branches
 from structprune.comparison.influence import exposed
-from structprune.comparison.settings import Setting, settings_of
+from structprune.comparison.settings import Setting, Settings, settings_of
 from structprune.proofs import closed_gates
 from structprune.surgery import shrink
 from structprune.trial import SHALLOW, Trial, _plan, trusted
@@ -266,7 +266,7 @@ def test_zeros_of_a_whole_weight_hide_too() -> None:
 def test_a_group_that_never_shows_is_protected_for_that() -> None:
     model = trap(lambda s, h, x: h * 0.0)()
     groups = channel_groups(model, images()[:1])
-    assert exposed(model, groups, Setting("called", (images()[:2],))).silent == ("first",)
+    assert exposed(model, groups, Settings((Setting("called", (images()[:2],)),))).silent == ("first",)
     reasons = {row.layer: row.reason for row in left_of(model).protected}
     assert "changes no output" in reasons["first"]
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic
-from structprune.batch_norm import BatchNormMode
 from structprune.channels import ChannelGroups
 from structprune.comparison.gap import gap
-from structprune.comparison.settings import Setting, called_in, cast
+from structprune.comparison.settings import Setting, Settings, called_in, cast
 from structprune.gates import GatedModel, gate_channels
 from structprune.outputs import tensors_of
 from structprune.redraw import begun_again, normal
@@ -47,34 +46,40 @@ class Exposure:
     silent: tuple[str, ...] = ()
 
 
-def exposed(model: nn.Module, groups: ChannelGroups, setting: Setting) -> Exposure:
+def exposed(model: nn.Module, groups: ChannelGroups, settings: Settings) -> Exposure:
     """Copies of a network on which closing the gates of a group changes something, for every group.
 
     Args:
         model: the network, in float32 or float64; it is left as it is.
         groups: its groups.
-        setting: a plain call of a few inputs.
+        settings: in which it is compared; a group that shows in any of them is shown.
     """
-    hidden = _hidden(model, groups, setting)
-    if not hidden and not any(_hides(name, x).any() for name, x in model.named_parameters()):
-        return Exposure(())
-    models = [revealed(model)]
-    hidden &= _hidden(models[0], groups, setting)
+    cases = _telling(settings)
+    hidden = _hidden(model, groups, cases)
+    hides = any(bool(_hides(name, x).any()) for name, x in model.named_parameters())
+    models = [revealed(model)] if hides else []
+    if hides and hidden:
+        hidden &= _hidden(models[0], groups, cases)
     if hidden:
-        models.append(begun_again(model, lambda net: not _hidden(reveal(net), groups, setting) & hidden))
-        hidden &= _hidden(models[1], groups, setting)
-    return Exposure(tuple(models), _silent(groups, (model, *models), hidden, setting))
+        models.append(begun_again(model, lambda net: not _hidden(reveal(net), groups, cases) & hidden))
+        hidden &= _hidden(models[-1], groups, cases)
+    return Exposure(tuple(models), _silent(groups, (model, *models), hidden, cases))
+
+
+def _telling(settings: Settings) -> Sequence[Setting]:
+    """A plain call, one that normalises by its own statistics, and training, which may reach more layers."""
+    plain, *others = settings.tried
+    return (plain, *(each for each in others if each.training or each.batch_norm != plain.batch_norm))
 
 
 def _silent(
-    groups: ChannelGroups, models: Sequence[nn.Module], hidden: set[str], setting: Setting
+    groups: ChannelGroups, models: Sequence[nn.Module], hidden: set[str], cases: Sequence[Setting]
 ) -> tuple[str, ...]:
-    """Of hidden groups those whose closing shows on none of the networks, whatever statistics normalise."""
-    modes: tuple[BatchNormMode, ...] = ("fixed", "batch")
-    cases = [(net, replace(setting, batch_norm=mode)) for net in models for mode in modes] if hidden else []
-    exact = [(copy.deepcopy(net).double(), cast(case, torch.float64)) for net, case in cases]
-    for net, case in exact:
-        hidden = {name for name in hidden if _is_silent(net, groups, name, case)}
+    """Of hidden groups those whose closing shows on none of the networks, in no case."""
+    for net in models if hidden else ():
+        exact = copy.deepcopy(net).double()
+        for case in (cast(each, torch.float64) for each in cases):
+            hidden = {name for name in hidden if _is_silent(exact, groups, name, case)}
     return tuple(group.name for group in groups if group.name in hidden)
 
 
@@ -110,12 +115,15 @@ def _is_scale(x: Tensor) -> bool:
     return x.numel() == max(x.shape, default=1)
 
 
-def _hidden(model: nn.Module, groups: ChannelGroups, setting: Setting) -> set[str]:
-    """Groups whose gates have next to no derivative; where none has one, those that show nothing."""
-    strengths = _derivatives(model, groups, setting)
-    strongest = max(strengths.values(), default=0.0)
-    weak = {name for name, strength in strengths.items() if not strength > WEAK * strongest}
-    return weak if strongest else {name for name in weak if _is_silent(model, groups, name, setting)}
+def _hidden(model: nn.Module, groups: ChannelGroups, cases: Sequence[Setting]) -> set[str]:
+    """Groups whose gates have next to no derivative in any case."""
+    hidden = {group.name for group in groups}
+    for case in cases:
+        if hidden:
+            strengths = _derivatives(model, groups, case)
+            least = WEAK * max(strengths.values(), default=0.0)
+            hidden = {name for name in hidden if not strengths[name] > least}
+    return hidden
 
 
 def _derivatives(model: nn.Module, groups: ChannelGroups, setting: Setting) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from structprune.channels import ChannelGroups
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
-from structprune.comparison.settings import Setting, Settings, called_in, cast, kept_in
+from structprune.comparison.settings import Setting, Settings, called_in, cast, kept_in, nudged
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 
@@ -22,7 +22,7 @@ SCREEN = Bounds(1e-5, 1e-4)
 """Bounds in float32 below which nothing is wrong; what exceeds them is compared once more in float64."""
 
 _AMPLIFIED, _MOST_NOISE = 100.0, 1e-5
-"""How many times its own noise a network may be off, and the noise up to which that says anything."""
+"""How many times its own noise a network may be off, and the noise beyond which a setting says nothing."""
 
 UNLIKE = Gap(torch.inf, torch.inf, torch.inf)
 """Gap of outputs that can't be compared: one network raises, or the shapes differ."""
@@ -110,10 +110,11 @@ def _is_rounding(closed: nn.Module, setting: Setting, distance: Gap) -> bool:
 
     Batch norm over a handful of values, as in training mode on few inputs, makes of rounding what it likes.
     """
-    nudged = replace(setting, inputs=tuple(_nudged(x) for x in setting.inputs))
+    moved = replace(setting, inputs=tuple(nudged(x) for x in setting.inputs))
     copies = [_copied(closed) for _ in range(2)]
-    outputs, others = (kept_in(net, net, each) for net, each in zip(copies, (setting, nudged), strict=True))
-    return distance.error < _AMPLIFIED * min(_distance(outputs, others).error, _MOST_NOISE)
+    outputs, others = (kept_in(net, net, each) for net, each in zip(copies, (setting, moved), strict=True))
+    noise = _distance(outputs, others).error
+    return noise > _MOST_NOISE or distance.error < _AMPLIFIED * noise
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -123,14 +124,6 @@ def _copied(model: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 vars(module)[name] = value.detach()
     return copy.deepcopy(model)
-
-
-def _nudged(x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        return x
-    # Not all in one direction, which a norm would take back.
-    signs = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign().to(x)
-    return x * (1 + 4 * torch.finfo(x.dtype).eps * signs)
 
 
 def _distance(outputs: Any, expected: Any) -> Gap:

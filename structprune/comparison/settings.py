@@ -23,6 +23,7 @@ from structprune.arithmetic import doubles_kept, exact_arithmetic
 from structprune.batch_norm import BatchNormMode, buffers_kept, evaluating
 from structprune.comparison.gap import Inputs, gap
 from structprune.comparison.inert import undrawn
+from structprune.layers import batch_norms
 from structprune.outputs import tensors_of
 from structprune.report import Branch
 
@@ -36,6 +37,9 @@ SEEDS, NOISE = 4, 1e-6
 """Seeds under which a network that draws puts out something else, and by how much of the largest output."""
 
 HIDING = "hiding weights drawn anew"
+CHAOS = 1e-2
+"""max|a - b| / max|b| above which outputs of two roundings of an input say nothing."""
+
 UNBATCHED = "without a batch dimension"
 
 SCALES = (0.1, 10.0, 1000.0)
@@ -140,6 +144,9 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
         Setting("called again", small),
     ]
     rows = [replace(setting, batch_norm=batch_norm) for setting in offers]
+    if batch_norm == "fixed" and any(True for _ in batch_norms(model)):
+        own = Setting("normalised by its own statistics", several, batch_norm="batch")
+        rows.insert(-1, own)
     refusals = [_refusal(model, row) for row in rows]
     words = [f"{row.words}{why}" for row, why in zip(rows, refusals, strict=True) if why is not None]
     tried = tuple(row for row, why in zip(rows, refusals, strict=True) if why is None)
@@ -158,10 +165,8 @@ def _too_large(flow: Iterable[Branch], side: int) -> Iterator[str]:
 
 
 def on_exposed(settings: Settings) -> Settings:
-    """Settings for a copy whose hiding weights are drawn anew: the same, and one with its own statistics."""
-    plain = replace(settings.tried[0], words="once more", batch_norm="batch")
-    rows = (*settings.tried[:-1], plain)
-    return Settings(tuple(replace(row, words=f"{row.words}, {HIDING}") for row in rows))
+    """The same settings, for a copy whose hiding weights are drawn anew."""
+    return Settings(tuple(replace(row, words=f"{row.words}, {HIDING}") for row in settings.tried))
 
 
 def _takes_unbatched(model: nn.Module, inputs: Inputs, one: Inputs, batch_norm: BatchNormMode) -> bool:
@@ -179,7 +184,17 @@ def _refusal(model: nn.Module, setting: Setting) -> str | None:
     """Why a setting can't be compared in, as an addition to its words; None where it can."""
     if not _finite(model, setting):
         return ""
-    return " (it draws at random there)" if setting.training and _draws(model, setting) else None
+    if setting.training and _draws(model, setting):
+        return " (it draws at random there)"
+    is_batch = setting.training or setting.batch_norm == "batch"
+    return " (rounding decides there)" if is_batch and _is_chaotic(model, setting) else None
+
+
+def _is_chaotic(model: nn.Module, setting: Setting) -> bool:
+    """Tell whether rounding of inputs changes outputs a lot: a norm may take statistics of few values."""
+    moved = replace(setting, inputs=tuple(nudged(x) for x in setting.inputs))
+    outputs, others = (called_in(model, model, each) for each in (setting, moved))
+    return gap(outputs, others).error > CHAOS
 
 
 def _draws(model: nn.Module, setting: Setting) -> bool:
@@ -253,6 +268,15 @@ def _reals(outputs: Any) -> Iterator[Tensor]:
 def _varies(model: nn.Module, inputs: Inputs, batch_norm: BatchNormMode) -> bool:
     outputs = called_in(model, model, Setting("", inputs, batch_norm=batch_norm))
     return outputs is not None and gap(outputs, outputs).counts
+
+
+def nudged(x: Tensor) -> Tensor:
+    """The same input, rounded otherwise."""
+    if not x.is_floating_point():
+        return x
+    # Not all in one direction, which a norm would take back.
+    signs = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign().to(x)
+    return x * (1 + 4 * torch.finfo(x.dtype).eps * signs)
 
 
 def cast(setting: Setting, dtype: torch.dtype) -> Setting:
@@ -375,7 +399,8 @@ def _smallest(model: nn.Module, inputs: Inputs, resize: Resize, batch_norm: Batc
     side = _side(inputs, resize)
     for size in (s for s in SMALLEST if s < side):
         smaller = resize(inputs, size / side)
-        if _varies(model, smaller, batch_norm):
+        plain = Setting("", smaller, batch_norm=batch_norm)
+        if _varies(model, smaller, batch_norm) and not (batch_norm == "batch" and _is_chaotic(model, plain)):
             return smaller
     return inputs
 

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,10 @@ def build_on_meta(architecture: Architecture, *, trust_factory: bool = False) ->
 
     A builder that reads its own weights can't do without them: it is then built on the CPU.
     """
+    if architecture.zoo == FACTORY and trust_factory:
+        # Tensors that a module makes while it is imported are everybody's, and have to hold something.
+        with suppress(Exception), _importable_working_folder():
+            _factory(architecture.source.removeprefix(FACTORY + ":"))
     with torch.random.fork_rng(devices=[]):
         try:
             with _OnMeta():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -192,6 +193,65 @@ def test_a_network_that_draws_in_training_is_not_compared_there() -> None:
     settings = settings_of(model, (images(),))
     assert any("training" in words and "random" in words for words in settings.refused)
     assert len(left_of(model)) == 2
+
+
+class Detector(Plain):
+    """Boxes in pixels beside scores near one; what is wrong for larger images is small beside the boxes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = functional.relu(self.first(x))
+        scores = self.head(functional.relu(self.second(h)).mean((2, 3)))
+        wrong = 1 + (h.shape[1] - 16) * 1e-3 * (x.shape[-1] > 16)
+        return torch.cat([scores[:, :4] * 1e4, scores[:, 4:] * wrong], 1)
+
+
+def test_small_outputs_beside_large_ones_are_compared() -> None:
+    assert [group.name for group in left_of(Detector())] == ["second"]
+
+
+def test_frozen_networks_are_compared_as_they_train_on() -> None:
+    frozen = trap(TRAPS["what requires gradients"])().requires_grad_(False)
+    assert [group.name for group in left_of(frozen)] == ["second"]
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+class Masked(nn.Module):
+    """Ids and a mask; where a mask has zeros, channels are mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.up, self.head = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = functional.relu(self.up(self.words(ids)))
+        h = h if bool((mask == 1).all()) else h - h.mean(-1, keepdim=True)
+        return self.head(h).mean(1)  # type: ignore[no-any-return]
+
+
+def test_masks_with_zeros_are_tried() -> None:
+    ids, mask = torch.randint(0, 9, (4, 8)), torch.ones(4, 8, dtype=torch.int64)
+    model = Masked()
+    groups = channel_groups(model, (ids, mask))
+    assert [group.name for group in groups] == ["up"]
+    assert len(trusted(model, groups, (ids, mask))) == 0
+
+
+def test_random_states_are_as_before() -> None:
+    model, groups = Plain(), channel_groups(Plain(), images()[:1])
+    before = random.getstate(), torch.get_rng_state()
+    trusted(model, groups, (images()[:3],))
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_a_network_that_keeps_a_result_can_be_compared() -> None:
+    class Keeping(Hidden):
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept = super().forward(x)
+            return self.kept
+
+    assert "up" not in {group.name for group in left_of(Keeping(0.0))}
 
 
 def test_what_the_network_does_not_take_is_named() -> None:

@@ -17,12 +17,16 @@ from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
 from structprune.comparison.settings import Setting, Settings, called_in, cast, kept_in, nudged
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
+from structprune.outputs import tensors_of
 
 SCREEN = Bounds(1e-5, 1e-4)
 """Bounds in float32 below which nothing is wrong; what exceeds them is compared once more in float64."""
 
 _AMPLIFIED, _MOST_NOISE = 100.0, 1e-5
 """How many times its own noise a network may be off, and the noise beyond which a setting says nothing."""
+
+_SLICE = 1e-3
+"""Error of a slice of the outputs, in its own spread, above which float64 is asked."""
 
 UNLIKE = Gap(torch.inf, torch.inf, torch.inf)
 """Gap of outputs that can't be compared: one network raises, or the shapes differ."""
@@ -99,7 +103,10 @@ def _differing(pair: Pair, settings: Settings, dtype: torch.dtype, bounds: Bound
             expected = kept_in(fresh.dense, fresh.dense, setting)
             if expected is None:  # with these gates closed it does not run so, and says nothing
                 continue
-            distance = _distance(kept_in(fresh.cut, fresh.cut, setting), expected)
+            outputs = kept_in(fresh.cut, fresh.cut, setting)
+            distance = _distance(outputs, expected)
+            if not exact and bounds.agree(distance) and _worst_slice(outputs, expected) > _SLICE:
+                return Difference(setting, distance, bounds)
             if not bounds.agree(distance) and not (exact and _is_rounding(fresh.dense, setting, distance)):
                 return Difference(setting, distance, bounds)
     return None
@@ -124,6 +131,19 @@ def _copied(model: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 vars(module)[name] = value.detach()
     return copy.deepcopy(model)
+
+
+def _worst_slice(outputs: Any, expected: Any) -> float:
+    """Largest error of a slice of the outputs, in its own spread: of scores beside boxes in pixels, say."""
+    pairs = zip(tensors_of(outputs), tensors_of(expected), strict=True)
+    real = [(a.detach(), b.detach()) for a, b in pairs if a.is_floating_point() and a.dim() > 1 and len(a)]
+    return max((_of_slices(a, b, dim) for a, b in real for dim in {1, a.dim() - 1}), default=0.0)
+
+
+def _of_slices(a: Tensor, b: Tensor, dim: int) -> float:
+    over = [d for d in range(a.dim()) if d != dim]
+    least = 1e-5 * b.abs().max() + torch.finfo(b.dtype).tiny
+    return float(((a - b).abs().amax(over) / b.std(over, correction=0).clamp(min=least)).max())
 
 
 def _distance(outputs: Any, expected: Any) -> Gap:

@@ -63,6 +63,7 @@ _CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
     **{f"inputs times {factor:g}": partial(torch.mul, other=factor) for factor in SCALES},
     "positive inputs": torch.abs,
     "negative inputs": lambda x: -x.abs(),
+    "negative inputs times 1000": lambda x: -1000 * x.abs(),
 }
 
 
@@ -138,6 +139,7 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
         *_batches(whole, small, flow),
         *(_sizes(whole, small, resize, flow) if resize else ()),
         *_scaled(small),
+        *_masked(small),
         *([Setting(UNBATCHED, unbatched)] if _takes_unbatched(model, small, unbatched, batch_norm) else []),
         Setting("with gradients", small, gradients=True),
         Setting("in training mode", several, gradients=True, training=True),
@@ -221,7 +223,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
-    """Put a network into a setting's mode while the block runs."""
+    """Put a network, a copy, into a setting's mode while the block runs."""
+    for parameter in model.parameters() if setting.gradients else ():
+        parameter.requires_grad_(parameter.is_floating_point())  # those of a frozen network, too
     with ExitStack() as stack:
         stack.enter_context(_seeded(setting.seed))
         stack.enter_context(torch.set_grad_enabled(setting.gradients))
@@ -304,6 +308,20 @@ def _scaled(inputs: Inputs) -> Iterator[Setting]:
     if any(x.is_floating_point() for x in inputs):
         for words, change in _CHANGES.items():
             yield Setting(words, tuple(change(x) if x.is_floating_point() else x for x in inputs))
+
+
+def _masked(inputs: Inputs) -> Iterator[Setting]:
+    """Masks of nothing but ones with zeros at their end, as shorter sequences have them."""
+    masks = [not x.is_floating_point() and x.dim() == 2 and bool((x == 1).all()) for x in inputs]
+    if any(masks):
+        rows = [_ended(x) if is_mask else x for x, is_mask in zip(inputs, masks, strict=True)]
+        yield Setting("masks with zeros", tuple(rows))
+
+
+def _ended(mask_NT: Tensor) -> Tensor:
+    ended = mask_NT.clone()
+    ended[:, mask_NT.shape[1] * 3 // 4 :] = 0
+    return ended
 
 
 def _entries(inputs: Inputs) -> int:

@@ -133,14 +133,13 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
     whole = whole if batch_norm == "fixed" else several
     resize = next((r for r in _RESIZES if _takes_sizes(model, whole, r, batch_norm)), None)
     small = _smallest(model, whole, resize, batch_norm) if resize else whole
-    unbatched = tuple(x[0] if x.dim() else x for x in small)
     offers = [
         Setting(_plain_words(whole, small, resize), small),
         *_batches(whole, small, flow),
         *(_sizes(whole, small, resize, flow) if resize else ()),
         *_scaled(small),
         *_masked(small),
-        *([Setting(UNBATCHED, unbatched)] if _takes_unbatched(model, small, unbatched, batch_norm) else []),
+        *_unbatched(model, small, batch_norm, flow),
         Setting("with gradients", small, gradients=True),
         Setting("in training mode", several, gradients=True, training=True),
         Setting("called again", small),
@@ -171,15 +170,27 @@ def on_exposed(settings: Settings) -> Settings:
     return Settings(tuple(replace(row, words=f"{row.words}, {HIDING}") for row in settings.tried))
 
 
-def _takes_unbatched(model: nn.Module, inputs: Inputs, one: Inputs, batch_norm: BatchNormMode) -> bool:
-    """Tell whether a network makes of one input what it makes of it in a batch, and not something else."""
-    outputs, alone = (
-        called_in(model, model, Setting("", each, batch_norm=batch_norm)) for each in (inputs, one)
-    )
-    if alone is None or batch_norm == "batch":
+def _unbatched(
+    model: nn.Module, small: Inputs, batch_norm: BatchNormMode, flow: Iterable[Branch]
+) -> Iterator[Setting]:
+    one = Setting(UNBATCHED, tuple(x[0] if x.dim() else x for x in small))
+    if _takes_unbatched(model, Setting("", small, batch_norm=batch_norm), one, flow):
+        yield one
+
+
+def _takes_unbatched(model: nn.Module, plain: Setting, one: Setting, flow: Iterable[Branch]) -> bool:
+    """Tell whether a network makes of one input what it makes of it in a batch, or at least asks for its rank.
+
+    Else it takes another axis for channels, and runs by accident.
+    """
+    outputs, alone = (called_in(model, model, each) for each in (plain, one))
+    if alone is None or plain.batch_norm == "batch":
         return False
-    pairs = zip(tensors_of(outputs), tensors_of(alone), strict=False)
-    return all(len(a) > 0 and a[0].shape == b.shape and torch.allclose(a[0], b, 1e-3, 1e-5) for a, b in pairs)
+    pairs = [*zip(tensors_of(outputs), tensors_of(alone), strict=False)]
+    fitting = all(a.dim() > 0 and a.shape[1:] == b.shape for a, b in pairs)
+    ranks = {x.dim() for x in plain.inputs}
+    asks = any(branch.kind == "shape" and branch.size in ranks for branch in flow)
+    return fitting and (asks or all(torch.allclose(a[0], b, 1e-3, 1e-5) for a, b in pairs))
 
 
 def _refusal(model: nn.Module, setting: Setting) -> str | None:

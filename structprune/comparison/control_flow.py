@@ -162,11 +162,11 @@ def _training_read(model: nn.Module, notebook: _Notebook) -> Iterator[None]:
     watched = [kind for kind in kinds if "training" not in vars(kind)]
     try:
         for kind in watched:
-            kind.training = _training(notebook)  # type: ignore[assignment]
+            setattr(kind, "training", _training(notebook))  # noqa: B010  a type has no such attribute
         yield
     finally:
         for kind in watched:
-            del kind.training
+            delattr(kind, "training")
 
 
 def _may_read(kind: type) -> bool:

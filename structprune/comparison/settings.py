@@ -179,9 +179,9 @@ def _unbatched(
 
 
 def _takes_unbatched(model: nn.Module, plain: Setting, one: Setting, flow: Iterable[Branch]) -> bool:
-    """Tell whether a network makes of one input what it makes of it in a batch, or at least asks for its rank.
+    """Tell whether a network makes of one input what it makes of it in a batch, or else asks for its rank.
 
-    Else it takes another axis for channels, and runs by accident.
+    Where neither holds it takes another axis for channels, and runs by accident.
     """
     outputs, alone = (called_in(model, model, each) for each in (plain, one))
     if alone is None or plain.batch_norm == "batch":

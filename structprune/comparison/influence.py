@@ -29,8 +29,8 @@ WEAK = 1e-3
 TINY = 1e-2
 """Size below which a scale hides what it multiplies."""
 
-SILENT = 1e-12
-"""max|a - b| / max|b| in float64 below which closed gates have changed nothing."""
+SILENT = 1e-6
+"""max|a - b| / max|b| in float64 below which closed gates show too little to tell a wrong cut from rounding."""
 
 
 @dataclass(frozen=True)

@@ -181,9 +181,12 @@ def interrupted(images: Path, cli: Command, here: Path) -> Iterator[tuple[object
         save(*args)
         signal.raise_signal(signal.SIGINT)
 
+    # A process in the background may have been told to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "save", save_and_stop)
         assert cli(*run).code == 130
+    signal.signal(signal.SIGINT, before)
     assert (here / "out.training.pt").exists()
     yield run
     sys.modules.pop("own", None)

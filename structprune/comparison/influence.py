@@ -30,7 +30,7 @@ TINY = 1e-2
 """Size below which a scale hides what it multiplies."""
 
 SILENT = 1e-6
-"""max|a - b| / max|b| in float64 below which closed gates show too little to tell a wrong cut from rounding."""
+"""max|a - b| / max|b| in float64 below which closed gates show too little to see a wrong cut by."""
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from structprune.comparison.gap import (
     gap,
 )
 from structprune.comparison.influence import exposed
-from structprune.comparison.lockstep import Difference, Pair, first_difference
-from structprune.comparison.settings import HIDING, on_exposed, settings_of
+from structprune.comparison.lockstep import Difference, Pair, compare
+from structprune.comparison.settings import HIDING, settings_of
 from structprune.errors import ProofFailedError
 from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
@@ -140,15 +140,16 @@ def _base_proof(
 def _in_other_settings(proof: Proof, pair: Pair, plan: Plan, inputs: Inputs) -> Proof:
     """The proof once both networks were called under every other setting, too, and on exposed groups."""
     settings = settings_of(copy.deepcopy(pair.dense), inputs, pair.groups.control_flow)
-    if (difference := first_difference(pair, settings)) is not None:
-        return _failed(proof, difference)
-    exposure = exposed(copy.deepcopy(pair.dense), pair.groups, settings)
-    for model in exposure.models:
-        drawn = Pair(model, pair.groups, pair.keep, shrink(model, pair.groups, plan))
-        if (difference := first_difference(drawn, on_exposed(settings))) is not None:
-            return _failed(proof, difference)
-    again = f"; and with {HIDING}" if exposure.models else ""
-    return replace(proof, how=f"{proof.how}; then {settings}{again}")
+    rounds = exposed(pair.dense, pair.groups, settings).rounds
+    untried: dict[str, str] = {}
+    for each in rounds:
+        cut = pair.cut if each.model is pair.dense else shrink(each.model, pair.groups, plan)
+        comparison = compare(Pair(each.model, pair.groups, pair.keep, cut), each.settings)
+        untried |= comparison.untried
+        if comparison.difference is not None:
+            return _failed(proof, comparison.difference)
+    again = f", some of them with {HIDING}" if any(each.model is not pair.dense for each in rounds) else ""
+    return replace(proof, how=f"{proof.how}; then {settings.without(untried)}{again}")
 
 
 def _failed(proof: Proof, difference: Difference) -> Proof:

@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,13 +27,12 @@ from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.comparison.control_flow import branches
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap
 from structprune.comparison.influence import exposed
-from structprune.comparison.lockstep import UNLIKE, Difference, Pair, first_difference
-from structprune.comparison.settings import FEW, Settings, on_exposed, settings_of
+from structprune.comparison.lockstep import UNLIKE, Difference, Pair, compare, fits_double
+from structprune.comparison.settings import FEW, Settings, settings_of
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
 from structprune.outputs import tensors_of
 from structprune.redraw import begun_again
-from structprune.report import Branch
 from structprune.surgery import shrink
 from structprune.thinning import thinned
 
@@ -60,10 +59,6 @@ class Trial:
 SHALLOW, DEEP = (0.1, 0.4), (0.55, 0.9)
 NOTHING = Trial((), SHALLOW)
 
-LARGE = 30_000_000
-"""Parameters above which float64 takes gigabytes: what comes out right in float32 is not asked again."""
-
-
 TRIAL_INPUTS = 3
 """How many inputs a trial cut is compared on."""
 
@@ -88,9 +83,12 @@ def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...])
         InputError: two runs of the network, nothing cut, don't agree.
     """
     # What a network counts or remembers of a call, none of these leaves in the network itself.
-    inputs = _smaller(copy.deepcopy(model), groups, inputs)
-    flow = branches(model, tuple(x[:FEW] if x.dim() else x for x in inputs))
-    left = _right_in_other_settings(model, _right(model, groups, inputs), inputs, flow)
+    probed = copy.deepcopy(model)
+    inputs = _smaller(probed, groups, inputs)
+    flow = branches(probed, tuple(x[:FEW] if x.dim() else x for x in inputs))
+    left = _right(model, groups, inputs)
+    if len(left) and (settings := settings_of(probed, inputs, flow)).tried:
+        left = _right_in_other_settings(model, left, settings)
     return replace(left, control_flow=flow) if flow else left
 
 
@@ -117,58 +115,52 @@ def _right(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) 
     return left
 
 
-def _right_in_other_settings(
-    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], flow: Sequence[Branch]
-) -> ChannelGroups:
+def _right_in_other_settings(model: nn.Module, groups: ChannelGroups, settings: Settings) -> ChannelGroups:
     """Return the groups that come out right in other sizes, batches, scales and modes, and once they show.
 
     Raises:
         InputError: two runs of the network in a setting, nothing cut, don't agree.
     """
-    if not len(groups):
-        return groups
-    settings = settings_of(copy.deepcopy(model), inputs, flow)
-    if not settings.tried:
-        return groups
-    left = _right_in(settings, model, groups)
-    exposure = exposed(copy.deepcopy(model), left, settings)
-    left = left.without(dict.fromkeys(exposure.silent, _SILENT))
-    for drawn in exposure.models:
-        left = _right_in(on_exposed(settings), drawn, left)
+    exposure = exposed(model, groups, settings)
+    left = groups.without(dict.fromkeys(exposure.silent, _SILENT))
+    for each in exposure.rounds:
+        left = _right_in(each.settings, each.model, left)
     return left
 
 
 def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> ChannelGroups:
     left = groups
-    while len(left) and (difference := _differing(model, left, settings, Trial(left.groups, SHALLOW))):
+    while len(left) and (difference := _difference(model, left, settings, Trial(left.groups, SHALLOW))):
         few = settings.until(difference.setting)
-        if difference.setting.training and _differing(model, left, few, NOTHING):
-            settings = settings.without(difference.setting)  # it trains by the hour, or by the roll of a dice
-            continue
-        if _differing(model, left, few, NOTHING):
+        if _difference(model, left, few, NOTHING):
+            if difference.setting.training:  # it trains by the hour
+                settings = settings.without({difference.setting.words: ""})
+                continue
             raise InputError(
                 f"two runs of the network on the same inputs don't agree ({difference.setting.words}), so no "
                 "cut of it can be proven; make its forward pass deterministic, and let it leave its inputs "
                 "as they are"
             )
-        culprit = _culprit(Trial(left.groups, SHALLOW), partial(_agreeing, model, left, few))
+        culprit = _culprit(Trial(left.groups, SHALLOW), partial(_agrees, model, left, few))
         left = left.without({culprit.name: f"{_WRONG} ({difference.setting.words})"})
     return left
 
 
-def _agreeing(model: nn.Module, groups: ChannelGroups, settings: Settings, trial: Trial) -> bool:
-    return _differing(model, groups, settings, trial) is None
+def _agrees(model: nn.Module, groups: ChannelGroups, settings: Settings, trial: Trial) -> bool:
+    return _difference(model, groups, settings, trial) is None
 
 
-def _differing(
+def _difference(
     model: nn.Module, groups: ChannelGroups, settings: Settings, trial: Trial
 ) -> Difference | None:
     plan = _plan(groups, trial)
     try:
         cut = shrink(model, groups, plan)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # of a group that can't be cut so
         return Difference(settings.tried[0], UNLIKE, IN_FLOAT64)
-    return first_difference(Pair(model, groups, plan.keep, cut), settings)
+    return compare(Pair(model, groups, plan.keep, cut), settings).difference
 
 
 def _right_in_single(
@@ -218,8 +210,7 @@ def _runs(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -
 
 
 def _is_large(model: nn.Module) -> bool:
-    own = list(model.parameters())
-    return sum(p.numel() for p in own) > LARGE and all(p.dtype == torch.float32 for p in own)
+    return not fits_double(model) and all(x.dtype == torch.float32 for x in model.parameters())
 
 
 def _varies(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

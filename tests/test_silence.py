@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +15,12 @@ from torch.nn import functional
 
 from structprune import compress
 from structprune.channels import ChannelGroups, channel_groups
+from structprune.comparison.calls import Setting
 from structprune.comparison.control_flow import branches
 from structprune.comparison.influence import exposed
-from structprune.comparison.settings import Setting, Settings, settings_of
+from structprune.comparison.settings import Settings, settings_of
 from structprune.proofs import closed_gates
+from structprune.report import Proof
 from structprune.surgery import shrink
 from structprune.trial import SHALLOW, Trial, _plan, trusted
 
@@ -112,6 +115,15 @@ def left_of(model: nn.Module, x: Tensor | None = None) -> ChannelGroups:
     return trusted(model, channel_groups(model, inputs[:1]), (inputs[:3],))
 
 
+def proof_of(model: nn.Module) -> Proof:
+    """The proof of a cut of its first group, which no trial has seen."""
+    inputs = (images()[:4],)
+    flow = branches(copy.deepcopy(model), (images()[:2],))
+    groups = replace(channel_groups(model, inputs), control_flow=flow)
+    plan = _plan(groups, Trial(groups.groups[:1], SHALLOW))
+    return closed_gates(model, shrink(model, groups, plan), groups, plan, inputs)
+
+
 def test_a_network_without_traps_loses_nothing() -> None:
     groups = left_of(Plain())
     assert [group.name for group in groups] == ["first", "second"]
@@ -134,11 +146,7 @@ UNSEEN = ("a cache", "a counter", "a counter that is saved", "single precision")
 @pytest.mark.parametrize("name", [n for n in TRAPS if n not in UNSEEN])
 def test_the_proof_sees_it_too(name: str) -> None:
     """Handed a group that no trial protected, the proof fails, and says under which setting."""
-    model, inputs = trap(TRAPS[name])(), (images()[:4],)
-    flow = branches(model, (images()[:2],))
-    groups = replace(channel_groups(model, inputs), control_flow=flow)
-    plan = _plan(groups, Trial(groups.groups[:1], SHALLOW))
-    proof = closed_gates(model, shrink(model, groups, plan), groups, plan, inputs)
+    proof = proof_of(trap(TRAPS[name])())
     assert not proof.passed
     assert "differ" in proof.how
 
@@ -190,9 +198,8 @@ def test_attention_and_recurrent_layers_draw_nothing() -> None:
 def test_a_network_that_draws_in_training_is_not_compared_there() -> None:
     """Noise of a hidden layer's shape is another once channels are gone."""
     model = trap(lambda s, h, x: h + torch.randn_like(h) if s.training else h)()
-    settings = settings_of(model, (images(),))
-    assert any("training" in words and "random" in words for words in settings.refused)
     assert len(left_of(model)) == 2
+    assert "in training mode (it draws at random there)" in proof_of(model).how
 
 
 class Detector(Plain):
@@ -263,9 +270,8 @@ def test_what_the_network_does_not_take_is_named() -> None:
         return h
 
     model = trap(between)()
-    settings = settings_of(model, (images(),))
-    assert {"in training mode", "other sizes"} <= set(settings.refused)
-    assert "in training mode" not in {setting.words for setting in settings.tried}
+    assert "not tried: other sizes, " in (how := proof_of(model).how)
+    assert "in training mode" in how.partition("not tried:")[2]
     assert len(left_of(model)) == 2
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from structprune import thinning, trial
 from structprune.channels import ChannelGroups, channel_groups
+from structprune.comparison import lockstep
 from structprune.comparison.gap import Bounds
 from structprune.errors import InputError
 from structprune.surgery import shrink
@@ -323,7 +324,7 @@ def test_large_networks_are_tried_in_single_precision_first(
         return verdict(model, *more)
 
     monkeypatch.setattr(trial, "_verdict", noted)
-    monkeypatch.setattr(trial, "LARGE", 1)
+    monkeypatch.setattr(lockstep, "_LARGE", 1)
     model, groups, inputs = offered(CUTTABLE["concat, batch norm"])
     before = snapshot(model)
     assert trusted(model, groups, inputs) == groups
@@ -384,7 +385,7 @@ def test_a_layer_that_only_large_images_reach_is_followed(monkeypatch: pytest.Mo
 
 def test_what_float32_blurs_is_asked_again_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """A right group counts as right though float32 can't tell, and the culprit beside it is found."""
-    monkeypatch.setattr(trial, "LARGE", 1)
+    monkeypatch.setattr(lockstep, "_LARGE", 1)
     monkeypatch.setitem(trial._BOUNDS, torch.float32, Bounds(0.0, 0.0))
     model, groups, inputs = offered(HIDDEN[next(iter(CULPRIT))])
     left = trusted(model, groups, inputs)

@@ -6,7 +6,6 @@ is watched, and the numbers that sizes are compared with say which sizes take th
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,27 +25,26 @@ from structprune.report import Branch, BranchKind
 
 
 def branches(model: nn.Module, inputs: Inputs) -> tuple[Branch, ...]:
-    """Run a copy of a network once and list what its own code, and no library of torch's, asks for.
+    """Run a network once and list what its own code, and no library of torch's, asks for.
 
     Args:
-        model: the network; it is left as it is.
+        model: a network that may be run.
         inputs: positional inputs.
 
     Returns:
         Every branch once, in the order of the pass; those up to an error, where the pass ends in one.
     """
-    watched = copy.deepcopy(model)
-    notebook = _Notebook({id(module): name for name, module in watched.named_modules()})
+    notebook = _Notebook({id(module): name for name, module in model.named_modules()})
     own = tuple(x.clone() for x in inputs)
     with (
         suppress(Exception),
         torch.no_grad(),
         exact_arithmetic(),
-        evaluating(watched),
-        _training_read(watched, notebook),
+        evaluating(model),
+        _training_read(model, notebook),
         _Watcher(notebook),
     ):
-        watched(*own)
+        model(*own)
     return tuple(dict.fromkeys(notebook.branches))
 
 

@@ -17,14 +17,19 @@ from torch import Tensor, nn
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.channels import ChannelGroups
+from structprune.comparison.calls import Setting, called_in, cast
 from structprune.comparison.gap import gap
-from structprune.comparison.settings import Setting, Settings, called_in, cast
+from structprune.comparison.settings import Settings, on_exposed
 from structprune.gates import GatedModel, gate_channels
+from structprune.layers import batch_norms
 from structprune.outputs import tensors_of
 from structprune.redraw import begun_again, normal
 
 WEAK = 1e-3
-"""Influence below which a group counts as hidden, as a share of the strongest group's."""
+"""Influence below which a group may be hidden, as a share of the strongest group's."""
+
+FAINT = 1e-5
+"""The same share below which float32 does not see a wrong cut, even of a group that nothing hides."""
 
 TINY = 1e-2
 """Size below which a scale hides what it multiplies."""
@@ -34,42 +39,58 @@ SILENT = 1e-6
 
 
 @dataclass(frozen=True)
+class Round:
+    """A network and the settings in which its cuts are to be compared."""
+
+    model: nn.Module
+    settings: Settings
+
+
+@dataclass(frozen=True)
 class Exposure:
-    """Copies of a network on which its groups show.
+    """Networks on which all groups show.
 
     Attributes:
-        models: copies with some parameters drawn anew; none where the network itself shows all of its groups.
+        rounds: the network itself, unless its outputs never vary, and copies with some parameters drawn anew
+            where it hides groups; one at least is compared in every setting.
         silent: groups without influence on any of them.
     """
 
-    models: tuple[nn.Module, ...]
-    silent: tuple[str, ...] = ()
+    rounds: tuple[Round, ...]
+    silent: tuple[str, ...]
 
 
 def exposed(model: nn.Module, groups: ChannelGroups, settings: Settings) -> Exposure:
-    """Copies of a network on which closing the gates of a group changes something, for every group.
+    """Networks on which closing the gates of a group changes something, for every group.
 
     Args:
         model: the network, in float32 or float64; it is left as it is.
         groups: its groups.
         settings: in which it is compared; a group that shows in any of them is shown.
     """
-    cases = _telling(settings)
-    hidden = _hidden(model, groups, cases)
-    hides = any(bool(_hides(name, x).any()) for name, x in model.named_parameters())
-    models = [revealed(model)] if hides else []
-    if hides and hidden:
-        hidden &= _hidden(models[0], groups, cases)
-    if hidden:
-        models.append(begun_again(model, lambda net: not _hidden(reveal(net), groups, cases) & hidden))
-        hidden &= _hidden(models[-1], groups, cases)
-    return Exposure(tuple(models), _silent(groups, (model, *models), hidden, cases))
+    few, cases = settings.few(), _cases(model, settings)
+    shares = _shares(model, groups, cases if settings.varied else ())
+    hidden = bool(_below(FAINT, shares))
+    drawn = []
+    if any(bool(_hides(name, x).any()) for name, x in model.named_parameters()):
+        drawn.append(Round(revealed(model), on_exposed(settings if hidden else few)))
+        if _below(WEAK, shares):
+            shares = _largest(shares, _shares(drawn[-1].model, groups, cases))
+    if faint := _below(FAINT, shares):
+        redrawn = begun_again(
+            model, lambda net: not _below(FAINT, _shares(reveal(net), groups, cases)) & faint
+        )
+        drawn.append(Round(redrawn, on_exposed(settings)))
+        shares = _largest(shares, _shares(redrawn, groups, cases))
+    own = Round(model, few if hidden and drawn else settings)
+    silent = _silent(groups, [model, *(each.model for each in drawn)], _below(FAINT, shares), cases)
+    return Exposure((own, *drawn) if settings.varied or not drawn else tuple(drawn), silent)
 
 
-def _telling(settings: Settings) -> Sequence[Setting]:
-    """A plain call, one that normalises by its own statistics, and training, which may reach more layers."""
-    plain, *others = settings.tried
-    return (plain, *(each for each in others if each.training or each.batch_norm != plain.batch_norm))
+def _cases(model: nn.Module, settings: Settings) -> Sequence[Setting]:
+    """A plain call, and those in which other layers may have a say since the batch normalises itself."""
+    has_norms = any(True for _ in batch_norms(model))
+    return (settings.tried[0], *(settings.of_batch().tried if has_norms else ()))
 
 
 def _silent(
@@ -107,7 +128,9 @@ def _hides(name: str, x: Tensor) -> Tensor:
         return torch.tensor(False)
     if _is_scale(x):
         return x.abs() < TINY
-    return (x.abs().max() < 1e-6).expand(x.shape)
+    few = x.detach().reshape(-1)[:1000]  # of a large weight, enough to tell that it hides nothing
+    hides = bool(few.abs().max() < 1e-6) and bool(x.abs().max() < 1e-6)
+    return torch.tensor(hides, device=x.device).expand(x.shape)
 
 
 def _is_scale(x: Tensor) -> bool:
@@ -115,15 +138,24 @@ def _is_scale(x: Tensor) -> bool:
     return x.numel() == max(x.shape, default=1)
 
 
-def _hidden(model: nn.Module, groups: ChannelGroups, cases: Sequence[Setting]) -> set[str]:
-    """Groups whose gates have next to no derivative in any case."""
-    hidden = {group.name for group in groups}
+def _shares(model: nn.Module, groups: ChannelGroups, cases: Sequence[Setting]) -> Mapping[str, float]:
+    """Influence of groups as shares of the strongest one's, by derivatives; the largest of any case."""
+    shares = dict.fromkeys((group.name for group in groups), 0.0)
     for case in cases:
-        if hidden:
+        if _below(WEAK, shares):
             strengths = _derivatives(model, groups, case)
-            least = WEAK * max(strengths.values(), default=0.0)
-            hidden = {name for name in hidden if not strengths[name] > least}
-    return hidden
+            most = max(strengths.values(), default=0.0)
+            of_case = {name: x / most if 0 < most < math.inf else 0.0 for name, x in strengths.items()}
+            shares = _largest(shares, of_case)
+    return shares
+
+
+def _largest(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+    return {name: max(x, b[name]) for name, x in a.items()}
+
+
+def _below(bound: float, shares: Mapping[str, float]) -> set[str]:
+    return {name for name, share in shares.items() if not share > bound}
 
 
 def _derivatives(model: nn.Module, groups: ChannelGroups, setting: Setting) -> Mapping[str, float]:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from structprune.channels import ChannelGroups
+from structprune.comparison.calls import Setting, are_finite, called_in, cast, draws, kept_in, nudged
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
-from structprune.comparison.settings import Setting, Settings, called_in, cast, kept_in, nudged
+from structprune.comparison.settings import Settings
 from structprune.errors import InputError
 from structprune.gates import gate_channels, renormalised
+from structprune.layers import batch_norms
 from structprune.outputs import tensors_of
 
-SCREEN = Bounds(1e-5, 1e-4)
+SCREEN = Bounds(1e-5, 1e-3)
 """Bounds in float32 below which nothing is wrong; what exceeds them is compared once more in float64."""
 
 _AMPLIFIED, _MOST_NOISE = 100.0, 1e-5
 """How many times its own noise a network may be off, and the noise beyond which a setting says nothing."""
 
-_SLICE = 1e-3
-"""Error of a slice of the outputs, in its own spread, above which float64 is asked."""
+_SLICE, _BLURRED = 1e-3, 10.0
+"""Error of a slice of the outputs, in its own size, above which float64 is asked, and in its own noise."""
+
+_BOUNDS = {torch.float64: IN_FLOAT64, torch.float32: IN_FLOAT32}
+
+_LARGE = 30_000_000
 
 UNLIKE = Gap(torch.inf, torch.inf, torch.inf)
 """Gap of outputs that can't be compared: one network raises, or the shapes differ."""
@@ -69,81 +74,135 @@ class Difference:
     bounds: Bounds
 
 
-def first_difference(pair: Pair, settings: Settings) -> Difference | None:
-    """Where the cut network first differs from closed gates, or None.
+@dataclass(frozen=True)
+class Comparison:
+    """What calling two networks side by side has shown.
+
+    Attributes:
+        difference: where they first differ; None where they agree.
+        untried: words of settings that say nothing -> why, or "" where the dense network does not run so.
+    """
+
+    difference: Difference | None
+    untried: Mapping[str, str]
+
+
+def compare(pair: Pair, settings: Settings) -> Comparison:
+    """Compare the cut network with closed gates under every setting.
 
     Fresh copies of both networks are called under every setting, in one order, in float32 and, where they
     seem to differ so, in float64. Both have been called as often and with the same inputs then, so that what
-    they count or remember of a call shows.
+    they count or remember of a call shows. Settings in which the batch normalises itself come afterwards, on
+    copies of their own, since float32 seldom suffices for them.
 
     Args:
         pair: both networks; they are left as they are.
         settings: what to try.
     """
-    single = pair.to(torch.float32).dense
-    runs_in_single = (
-        not settings.tried or called_in(single, single, cast(settings.tried[0], torch.float32)) is not None
-    )
-    if runs_in_single and _differing(pair, settings, torch.float32, SCREEN) is None:
-        return None
-    exact = pair.to(torch.float64)
-    if (
-        settings.tried
-        and called_in(exact.dense, exact.dense, cast(settings.tried[0], torch.float64)) is not None
-    ):
-        return _differing(pair, settings, torch.float64, IN_FLOAT64)
-    return _differing(pair, settings, torch.float32, IN_FLOAT32)
+    of_batch = settings.of_batch()
+    if not of_batch.tried or not any(True for _ in batch_norms(pair.dense)):
+        return _compare(pair, settings, in_single=True)
+    first = _compare(pair, settings.without({each.words: "" for each in of_batch.tried}), in_single=True)
+    if first.difference is not None:
+        return first
+    second = _compare(pair, of_batch, in_single=not fits_double(pair.dense))
+    return replace(second, untried={**first.untried, **second.untried})
 
 
-def _differing(pair: Pair, settings: Settings, dtype: torch.dtype, bounds: Bounds) -> Difference | None:
-    exact = dtype == torch.float64
+def fits_double(model: nn.Module) -> bool:
+    """Tell whether a network is small enough for float64 where float32 might do, not of gigabytes."""
+    return sum(x.numel() for x in model.parameters()) <= _LARGE
+
+
+def _compare(pair: Pair, settings: Settings, in_single: bool) -> Comparison:
+    if in_single and (untried := _agreement(pair, settings)) is not None:
+        return Comparison(None, untried)
+    judged = (_judged(pair, settings, dtype) for dtype in _BOUNDS)
+    nothing = Comparison(None, {setting.words: "" for setting in settings.tried})
+    return next((comparison for comparison in judged if comparison is not None), nothing)
+
+
+def _agreement(pair: Pair, settings: Settings) -> Mapping[str, str] | None:
+    """What could not be tried, where both networks agree closely in float32; None where they may differ."""
+    untried = {}
+    for call in _side_by_side(pair, settings, torch.float32):
+        if call.gap is None:
+            untried[call.setting.words] = ""
+        elif not SCREEN.agree(call.gap):
+            return None
+        elif call.worst_slice > _SLICE:  # it may be near zero by chance
+            noise = _worst_slice(*_rounded_otherwise(pair.to(torch.float32), call.setting))
+            if call.worst_slice > _BLURRED * noise:
+                return None
+    return untried if len(untried) < len(settings.tried) or not untried else None
+
+
+def _judged(pair: Pair, settings: Settings, dtype: torch.dtype) -> Comparison | None:
+    """Compare by the bounds of a precision; None where the dense network does not run in it."""
+    untried: dict[str, str] = {}
+    for call in _side_by_side(pair, settings, dtype):
+        if call.gap is None:
+            untried[call.setting.words] = ""
+        elif not _BOUNDS[dtype].agree(call.gap):
+            setting = cast(call.setting, dtype)
+            noise = _distance(*_rounded_otherwise(pair.to(dtype), setting)).error
+            if noise > _MOST_NOISE:
+                untried[setting.words] = "rounding decides there"
+            elif call.gap.error >= _AMPLIFIED * noise:  # by more than rounding
+                if not (setting.training and draws(pair.to(dtype).dense, setting)):
+                    return Comparison(Difference(call.setting, call.gap, _BOUNDS[dtype]), untried)
+                untried[setting.words] = "it draws at random there"
+    ran = any(untried.get(setting.words) != "" for setting in settings.tried)
+    return Comparison(None, untried) if ran or not settings.tried else None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How far two networks are apart in a setting; None where it says nothing."""
+
+    setting: Setting
+    gap: Gap | None
+    worst_slice: float = 0.0
+
+
+def _side_by_side(pair: Pair, settings: Settings, dtype: torch.dtype) -> Iterator[_Call]:
+    """Call fresh copies of both networks under every setting."""
     fresh = pair.to(dtype)
     with fresh.closed():
-        for setting in map(partial(cast, dtype=dtype), settings.tried):
-            expected = kept_in(fresh.dense, fresh.dense, setting)
-            if expected is None:  # with these gates closed it does not run so, and says nothing
+        for setting in settings.tried:
+            inputs = cast(setting, dtype)
+            # What training writes to buffers would be its noise in all that follows.
+            call = called_in if setting.training else kept_in
+            expected = call(fresh.dense, fresh.dense, inputs)
+            if not are_finite(expected):  # with these gates closed it does not run so
+                yield _Call(setting, None)
                 continue
-            outputs = kept_in(fresh.cut, fresh.cut, setting)
+            outputs = call(fresh.cut, fresh.cut, inputs)
             distance = _distance(outputs, expected)
-            if not exact and bounds.agree(distance) and _worst_slice(outputs, expected) > _SLICE:
-                return Difference(setting, distance, bounds)
-            if not bounds.agree(distance) and not (exact and _is_rounding(fresh.dense, setting, distance)):
-                return Difference(setting, distance, bounds)
-    return None
+            yield _Call(setting, distance, 0.0 if distance is UNLIKE else _worst_slice(outputs, expected))
 
 
-def _is_rounding(closed: nn.Module, setting: Setting, distance: Gap) -> bool:
-    """Tell whether two networks are no further apart than the dense one is from itself, rounded otherwise.
+def _rounded_otherwise(fresh: Pair, setting: Setting) -> tuple[Any, Any]:
+    """What the dense network puts out with its gates closed, and with its inputs rounded otherwise.
 
     Batch norm over a handful of values, as in training mode on few inputs, makes of rounding what it likes.
     """
-    moved = replace(setting, inputs=tuple(nudged(x) for x in setting.inputs))
-    copies = [_copied(closed) for _ in range(2)]
-    outputs, others = (kept_in(net, net, each) for net, each in zip(copies, (setting, moved), strict=True))
-    noise = _distance(outputs, others).error
-    return noise > _MOST_NOISE or distance.error < _AMPLIFIED * noise
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """Copy a network that may keep results of a call, whose graphs no copy takes along."""
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                vars(module)[name] = value.detach()
-    return copy.deepcopy(model)
+    with fresh.closed():
+        outputs, others = (called_in(fresh.dense, fresh.dense, each) for each in (setting, nudged(setting)))
+    return outputs, others
 
 
 def _worst_slice(outputs: Any, expected: Any) -> float:
-    """Largest error of a slice of the outputs, in its own spread: of scores beside boxes in pixels, say."""
+    """Largest error of a slice of the outputs, in its own size: of scores beside boxes in pixels, say."""
     pairs = zip(tensors_of(outputs), tensors_of(expected), strict=True)
-    real = [(a.detach(), b.detach()) for a, b in pairs if a.is_floating_point() and a.dim() > 1 and len(a)]
+    real = [(a.detach(), b.detach()) for a, b in pairs if a.is_floating_point() and a.dim() > 1 and a.numel()]
     return max((_of_slices(a, b, dim) for a, b in real for dim in {1, a.dim() - 1}), default=0.0)
 
 
 def _of_slices(a: Tensor, b: Tensor, dim: int) -> float:
     over = [d for d in range(a.dim()) if d != dim]
     least = 1e-5 * b.abs().max() + torch.finfo(b.dtype).tiny
-    return float(((a - b).abs().amax(over) / b.std(over, correction=0).clamp(min=least)).max())
+    return float(((a - b).abs().amax(over) / b.abs().amax(over).clamp(min=least)).max())
 
 
 def _distance(outputs: Any, expected: Any) -> Gap:

@@ -36,7 +36,7 @@ def test_layers_threads_and_onnx_files(result: Path, cli: Command, here: Path) -
         ("onnxruntime", 2, 2),
     ]
     layers = [row["layer"] for row in small["layers"]]
-    assert layers == [row["layer"] for row in file["layers"]]
+    assert sorted(layers) == sorted(row["layer"] for row in file["layers"])  # in the order of their times
     weighted = [row["layer"] for row in small["layers"] if ":" not in row["layer"] and row["ratio"]]
     assert len(weighted) >= 3
     assert dense["layers"][0]["dense"] == dense["layers"][0]["pruned"]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
@@ -52,3 +52,19 @@ class doubles_kept(TorchFunctionMode):  # noqa: N801  a context, as the others a
             args = tuple(torch.float64 if x is torch.float32 else x for x in args)
             kwargs = {key: torch.float64 if x is torch.float32 else x for key, x in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Turn a network's real numbers into float32 or float64, in place, and complex ones likewise."""
+    numbers = torch.complex128 if dtype == torch.float64 else torch.complex64
+
+    def cast(x: Tensor) -> Tensor:
+        return x.to(numbers if x.is_complex() else dtype) if x.is_complex() or x.is_floating_point() else x
+
+    model._apply(cast)  # type: ignore[no-untyped-call]
+    return model
+
+
+def real_parameter(model: nn.Module) -> Tensor:
+    """First real parameter of a network, whose type and device its gates share."""
+    return next(x for x in model.parameters() if x.is_floating_point())

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from structprune.arithmetic import real_parameter
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.errors import UsageError
 from structprune.fixed_layers import FixedLayers
@@ -92,7 +93,7 @@ class GatedModel:
             requires_grad: whether they are to be differentiated.
             rows: how many mini-batches get gates of their own, each a row; None: there are no rows.
         """
-        like = next(self.model.parameters()).detach()
+        like = real_parameter(self.model).detach()
         gates = {name: like.new_ones(shape) for name, shape in self.shapes.items()}
         gates |= {name: mask.detach().to(like, copy=True) for name, mask in self.masks.items()}
         if rows is not None:

@@ -24,7 +24,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import doubles_kept, exact_arithmetic
+from structprune.arithmetic import doubles_kept, exact_arithmetic, in_precision
 from structprune.batch_norm import evaluating
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
@@ -174,8 +174,8 @@ def _closed_gates(
     dtype: torch.dtype,
     bounds: Bounds,
 ) -> Proof:
-    whole = copy.deepcopy(dense).to(dtype)
-    cut = copy.deepcopy(small).to(dtype)
+    whole = in_precision(copy.deepcopy(dense), dtype)
+    cut = in_precision(copy.deepcopy(small), dtype)
     gates = {name: keep.to(_device(dense), dtype) for name, keep in plan.keep.items()}
     exact = _cast(inputs, dtype)
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import doubles_kept
+from structprune.arithmetic import doubles_kept, in_precision, real_parameter
 from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan, removal_steps
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
@@ -66,10 +66,10 @@ TRIAL_INPUTS = 3
 def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
     """Cut a part of every group on a copy, and protect the groups that don't come out right.
 
-    Costs two cuts and four passes where nothing is wrong, in float64 unless the network is large, and on
-    every fourth or second pixel of large images where the network takes those. Else every group is tried by
-    itself in the smallest module that holds it, which is cheap, and what is wrong only in the whole network
-    is found by bisection, in at most 2 log2(groups) cuts for every culprit.
+    Two cuts are compared where nothing is wrong, in float64 unless the network is large, and on every fourth
+    or second pixel of large images where the network takes those; then one in all other settings. Else every
+    group is tried by itself in the smallest module that holds it, which is cheap, and what is wrong only in
+    the whole network is found by bisection, in at most 2 log2(groups) cuts for every culprit.
 
     Args:
         model: the network; it is left as it was.
@@ -177,7 +177,9 @@ def _right_in_single(
 def _in(
     dtype: torch.dtype, model: nn.Module, inputs: tuple[Tensor, ...]
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    return copy.deepcopy(model).to(dtype), tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+    return in_precision(copy.deepcopy(model), dtype), tuple(
+        x.to(dtype) if x.is_floating_point() else x for x in inputs
+    )
 
 
 def _tried(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, bool]:
@@ -248,7 +250,7 @@ def _right_alone(block: nn.Module, alone: ChannelGroups, inputs: tuple[Tensor, .
     trials = [Trial(alone.groups, shares) for shares in (SHALLOW, DEEP)]
     if all(_equal(block, alone, inputs, trial) for trial in trials):
         return True
-    if next(block.parameters()).dtype == torch.float64:
+    if real_parameter(block).dtype == torch.float64:
         return False
     exact, doubles = _in(torch.float64, block, inputs)
     return all(_equal(exact, alone, doubles, trial) for trial in trials)
@@ -364,9 +366,8 @@ def _outputs(
     """Return what the cut network puts out, and what closed gates do; None where one of them can't run."""
     plan = _plan(groups, trial)
     gated = renormalised(gate_channels(model, groups), groups)
-    device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
-    gates = {name: keep.to(device, dtype) for name, keep in plan.keep.items()}
+    like = real_parameter(model)
+    gates = {name: keep.to(like.device, like.dtype) for name, keep in plan.keep.items()}
     try:
         small = shrink(model, groups, plan)
         with torch.no_grad(), doubles_kept(), evaluating(model, "batch"), evaluating(small, "batch"):

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from structprune.comparison.calls import Setting
 from structprune.comparison.control_flow import branches
 from structprune.comparison.influence import exposed
 from structprune.comparison.settings import Settings, settings_of
+from structprune.errors import InputError
 from structprune.proofs import closed_gates
 from structprune.report import Proof
 from structprune.surgery import shrink
@@ -210,6 +212,56 @@ class Detector(Plain):
         scores = self.head(functional.relu(self.second(h)).mean((2, 3)))
         wrong = 1 + (h.shape[1] - 16) * 1e-3 * (x.shape[-1] > 16)
         return torch.cat([scores[:, :4] * 1e4, scores[:, 4:] * wrong], 1)
+
+
+def halves(s: Any, h: Tensor, x: Tensor) -> Tensor:
+    return centred(h) if x.shape[-1] / 2 > 50 else h
+
+
+def test_what_a_quotient_of_a_size_is_compared_with_is_tried() -> None:
+    model = trap(halves)()
+    assert any("size 101" in row.reason for row in left_of(model, torch.rand(4, 3, 64, 64)).protected)
+
+
+class Fourier(nn.Module):
+    """A layer of a neural operator: its weights are complex, (N, 2, T) -> (N, 2, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lift, self.inner, self.head = nn.Conv1d(2, 16, 1), nn.Conv1d(16, 24, 1), nn.Conv1d(24, 2, 1)
+        self.weight = nn.Parameter(torch.randn(16, 16, 5, dtype=torch.cfloat) / 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.lift(x)
+        modes = torch.einsum("bix,iox->box", torch.fft.rfft(h)[..., :5], self.weight)
+        h = h + torch.fft.irfft(modes, n=x.shape[-1])
+        return self.head(functional.relu(self.inner(h)))  # type: ignore[no-any-return]
+
+
+class LeavingOut(Plain):
+    """A class that is never chosen has a logit of -inf."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).masked_fill(torch.arange(10) == 3, -torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [(Fourier(), torch.randn(4, 2, 32)), (LeavingOut(), images())],
+    ids=["complex weights", "logits of -inf"],
+)
+def test_numbers_that_are_not_finite_or_real_are_compared(model: nn.Module, x: Tensor) -> None:
+    pruned = compress(model, x, 0.5, score="filter_norm", export=False)
+    assert all(proof.passed for proof in pruned.report.proofs)
+    assert pruned.report.nodes.after == pruned.report.nodes.before // 2
+
+
+def test_numbers_that_no_file_can_hold_are_named(tmp_path: Path) -> None:
+    model = Fourier()
+    model.weight = nn.Parameter(model.weight.to(torch.cdouble))
+    with pytest.raises(InputError, match="weight holds complex128 numbers"):
+        compress(model, torch.randn(4, 2, 32), 0.5, score="filter_norm", export=False).save(tmp_path / "out")
 
 
 def test_small_outputs_beside_large_ones_are_compared() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from structprune.budget import Plan
 from structprune.checkpoint.sealing import entry
 from structprune.checkpoint.staging import translated
+from structprune.errors import InputError
 from structprune.sources.architecture import Architecture
 from structprune.sources.plan_file import PLAN, Kept, PlanFile, TensorEntry, to_json
 from structprune.sources.result_folder import DTYPES, WEIGHTS, checksum
@@ -59,7 +60,7 @@ def save_weights_and_plan(
         gates={gate: _kept(keep_C) for gate, keep_C in plan.keep.items()},
         widths=widths_of(model, counted_in(dense_widths, model)),
         dense_widths=dense_widths,
-        tensors={key: _entry(tensor) for key, tensor in tensors.items()},
+        tensors={key: _entry(key, tensor) for key, tensor in tensors.items()},
         aliases=aliases,
     )
     with translated(folder):
@@ -73,7 +74,12 @@ def _kept(keep_C: Tensor) -> Kept:
     return Kept(tuple(indices), keep_C.numel())
 
 
-def _entry(tensor: Tensor) -> TensorEntry:
+def _entry(key: str, tensor: Tensor) -> TensorEntry:
+    if tensor.dtype not in SPELLING:
+        raise InputError(
+            f"{key} holds {str(tensor.dtype).removeprefix('torch.')} numbers, which no result folder can hold; "
+            f"those can be held: {', '.join(str(x).removeprefix('torch.') for x in SPELLING)}"
+        )
     return TensorEntry(SPELLING[tensor.dtype], tuple(tensor.shape), checksum(tensor))
 
 

@@ -86,16 +86,27 @@ class _Size(int):
             self.notebook.note("shape", sys._getframe(2), int(self), float(other))
 
 
+class _Ratio(float):
+    """A quotient of a size, which notes what it is compared with in the units of the size."""
+
+    notebook: _Notebook
+    size: int
+
+    def _compared(self, other: Any) -> None:
+        if isinstance(other, (int, float)) and other and self:
+            self.notebook.note("shape", sys._getframe(2), self.size, float(other) * self.size / float(self))
+
+
 def _sized(value: int, notebook: _Notebook) -> _Size:
     size = _Size(value)
     size.notebook = notebook
     return size
 
 
-def _comparison(name: str) -> Any:
-    compare = getattr(int, name)
+def _comparison(kind: type, name: str) -> Any:
+    compare = getattr(kind, name)
 
-    def method(self: _Size, other: Any) -> Any:
+    def method(self: Any, other: Any) -> Any:
         self._compared(other)
         return compare(self, other)
 
@@ -112,11 +123,29 @@ def _arithmetic(name: str) -> Any:
     return method
 
 
-for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
-    setattr(_Size, _name, _comparison(_name))
+def _divided(self: _Size, other: Any) -> Any:
+    result = int.__truediv__(self, other)
+    if type(result) is not float:
+        return result
+    ratio = _Ratio(result)
+    ratio.notebook, ratio.size = self.notebook, int(self)
+    return ratio
+
+
+def _asked(self: _Size) -> bool:
+    """Truth of a size, as of ``height % 2``; which sizes take the other branch, it does not say."""
+    self.notebook.note("shape", sys._getframe(1), int(self))
+    return int.__bool__(self)
+
+
+for _kind, _parent in ((_Size, int), (_Ratio, float)):
+    for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
+        setattr(_kind, _name, _comparison(_parent, _name))
+    setattr(_kind, "__hash__", _parent.__hash__)  # noqa: B010  a class with __eq__ has none of its own
 for _name in ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__floordiv__", "__mod__"):
     setattr(_Size, _name, _arithmetic(_name))
-_Size.__hash__ = int.__hash__  # type: ignore[method-assign]  # a class with __eq__ has none of its own
+for _name, _method in (("__truediv__", _divided), ("__bool__", _asked)):
+    setattr(_Size, _name, _method)
 
 
 # fmt: off

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import exact_arithmetic
+from structprune.arithmetic import exact_arithmetic, in_precision
 from structprune.channels import ChannelGroups
 from structprune.comparison.calls import Setting, called_in, cast
 from structprune.comparison.gap import gap
@@ -98,7 +98,7 @@ def _silent(
 ) -> tuple[str, ...]:
     """Of hidden groups those whose closing shows on none of the networks, in no case."""
     for net in models if hidden else ():
-        exact = copy.deepcopy(net).double()
+        exact = in_precision(copy.deepcopy(net), torch.float64)
         for case in (cast(each, torch.float64) for each in cases):
             hidden = {name for name in hidden if _is_silent(exact, groups, name, case)}
     return tuple(group.name for group in groups if group.name in hidden)

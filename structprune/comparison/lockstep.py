@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structprune.arithmetic import in_precision, real_parameter
 from structprune.channels import ChannelGroups
 from structprune.comparison.calls import Setting, are_finite, called_in, cast, draws, kept_in, nudged
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
@@ -55,13 +56,13 @@ class Pair:
 
     def to(self, dtype: torch.dtype) -> Pair:
         """Fresh copies in another precision."""
-        dense, cut = (copy.deepcopy(model).to(dtype) for model in (self.dense, self.cut))
+        dense, cut = (in_precision(copy.deepcopy(model), dtype) for model in (self.dense, self.cut))
         return Pair(dense, self.groups, self.keep, cut)
 
     def closed(self) -> AbstractContextManager[None]:
         """Let the dense network itself, a copy, run with its gates closed while the block runs."""
         gated = renormalised(gate_channels(self.dense, self.groups), self.groups)
-        like = next(self.dense.parameters())
+        like = real_parameter(self.dense)
         return gated.closing({name: keep.to(like.device, like.dtype) for name, keep in self.keep.items()})
 
 

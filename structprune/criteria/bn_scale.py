@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from structprune.arithmetic import real_parameter
 from structprune.criteria.coupled import mean_over_layers
 from structprune.criteria.needs import needs
 from structprune.errors import UsageError
@@ -39,7 +40,7 @@ def bn_scale(gated: GatedModel, sampling: Sampling) -> Scores:
             "bn_scale needs batch norms with scales on the channels that can be cut, and this network has "
             "none there; use filter_norm"
         )
-    like = next(gated.model.parameters()).dtype
+    like = real_parameter(gated.model).dtype
     values = {
         name: torch.where(mean_C == _UNKNOWN, largest, mean_C).to(like) for name, mean_C in means.items()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from structprune.arithmetic import real_parameter
 from structprune.criteria.coupled import mean_over_layers
 from structprune.criteria.needs import needs
 from structprune.errors import UsageError
@@ -28,7 +29,7 @@ def filter_norm(gated: GatedModel, sampling: Sampling) -> Scores:
     layers = dict(gated.model.named_modules())
     writers = {layer for rows in gated.producers.values() for layer, _, _ in rows}
     norms = {layer: _filter_norms(layers[layer]) for layer in writers}
-    like = next(gated.model.parameters()).dtype
+    like = real_parameter(gated.model).dtype
     values = {
         name: mean_over_layers(shape.numel(), gated.producers[name], norms).to(like)
         for name, shape in gated.shapes.items()

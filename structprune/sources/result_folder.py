@@ -36,6 +36,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "C64": torch.complex64,
 }
 
 __all__ = ["DTYPES", "PLAN", "WEIGHTS", "checksum", "read_plan", "rebuild"]

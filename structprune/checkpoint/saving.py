@@ -77,8 +77,8 @@ def _kept(keep_C: Tensor) -> Kept:
 def _entry(key: str, tensor: Tensor) -> TensorEntry:
     if tensor.dtype not in SPELLING:
         raise InputError(
-            f"{key} holds {str(tensor.dtype).removeprefix('torch.')} numbers, which a result folder can't hold; "
-            f"it can hold {', '.join(str(x).removeprefix('torch.') for x in SPELLING)}"
+            f"{key} holds {str(tensor.dtype).removeprefix('torch.')} numbers, which result folders can't hold; "
+            f"they hold {', '.join(str(x).removeprefix('torch.') for x in SPELLING)}"
         )
     return TensorEntry(SPELLING[tensor.dtype], tuple(tensor.shape), checksum(tensor))
 

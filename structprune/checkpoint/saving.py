@@ -76,10 +76,8 @@ def _kept(keep_C: Tensor) -> Kept:
 
 def _entry(key: str, tensor: Tensor) -> TensorEntry:
     if tensor.dtype not in SPELLING:
-        raise InputError(
-            f"{key} holds {str(tensor.dtype).removeprefix('torch.')} numbers, which result folders can't hold; "
-            f"they hold {', '.join(str(x).removeprefix('torch.') for x in SPELLING)}"
-        )
+        number, *numbers = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, *SPELLING))
+        raise InputError(f"{key} holds {number} numbers; a result folder can hold {', '.join(numbers)}")
     return TensorEntry(SPELLING[tensor.dtype], tuple(tensor.shape), checksum(tensor))
 
 

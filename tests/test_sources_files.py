@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from structprune.errors import (
     UsageError,
 )
 from structprune.models import cifar_resnet20, mlp
-from structprune.sources import Architecture, read
+from structprune.sources import Architecture, architecture, read
 from structprune.sources.architecture import build_on_meta
 from structprune.sources.identify import identify, mismatch, num_classes, shapes_of
 
@@ -206,3 +207,25 @@ def test_pretrained_and_a_file_exclude_each_other(tmp_path: Path) -> None:
     torch.save(_resnet18_state(), tmp_path / "a.pt")
     with pytest.raises(UsageError, match="brings its own"):
         read(str(tmp_path / "a.pt"), pretrained=True)
+
+
+def test_what_an_import_makes_has_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factory that imports its library when it is called, as large libraries are."""
+    library = "import torch\nclass Head(torch.nn.Linear):\n    anchors = torch.empty(0)\n"
+    (tmp_path / "lazy_library.py").write_text(library)
+    (tmp_path / "lazy_factory.py").write_text(
+        "def network():\n    import lazy_library\n    return lazy_library.Head(4, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    network = build_on_meta(Architecture("factory:lazy_factory:network"), trust_factory=True)
+    assert not any(x.is_meta for x in (*network.parameters(), network.anchors))
+
+
+def test_what_an_import_makes_has_memory_while_a_network_is_built_on_meta(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_library.py").write_text("import torch\ntable = torch.empty(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(architecture, "build", lambda *_, **__: importlib.import_module("late_library"))
+    library = architecture.build_on_meta(Architecture("torchvision:resnet18"))
+    assert not library.table.is_meta

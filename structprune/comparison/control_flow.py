@@ -82,7 +82,7 @@ class _Size(int):
 
     def _compared(self, other: Any) -> None:
         # Emptiness is no branch between two ways to compute.
-        if isinstance(other, (int, float)) and other:
+        if isinstance(other, (int, float)) and float(other):
             self.notebook.note("shape", sys._getframe(2), int(self), float(other))
 
 
@@ -93,7 +93,7 @@ class _Ratio(float):
     size: int
 
     def _compared(self, other: Any) -> None:
-        if isinstance(other, (int, float)) and other and self:
+        if isinstance(other, (int, float)) and float(other) and float(self):
             self.notebook.note("shape", sys._getframe(2), self.size, float(other) * self.size / float(self))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -170,23 +171,28 @@ class _OnMeta(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in self.CREATORS and kwargs.get("device") is None:
+        if func in self.CREATORS and kwargs.get("device") is None and not _imports(sys._getframe(1)):
             kwargs["device"] = torch.device("meta")
         return func(*args, **kwargs)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Tell whether a module is being imported: what it makes is everybody's, and has to hold something."""
+    while frame is not None and frame.f_code is not build_on_meta.__code__:
+        if frame.f_code.co_name == "<module>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def build_on_meta(architecture: Architecture, *, trust_factory: bool = False) -> nn.Module:
     """Build a network whose weights take no memory; the random state stays as it is.
 
-    A builder that reads its own weights can't do without them: it is then built on the CPU.
+    A builder that reads its own weights can't do without them: it is then built on the CPU, as is what a
+    factory returns, which may keep tensors where nobody looks for them.
     """
-    if architecture.zoo == FACTORY and trust_factory:
-        # Tensors that a module makes while it is imported are everybody's, and have to hold something.
-        with suppress(Exception), _importable_working_folder():
-            _factory(architecture.source.removeprefix(FACTORY + ":"))
     with torch.random.fork_rng(devices=[]):
-        try:
-            with _OnMeta():
+        if architecture.zoo != FACTORY:
+            with suppress(InputError, NotImplementedError), _OnMeta():
                 return build(architecture, trust_factory=trust_factory)
-        except (InputError, NotImplementedError):
-            return build(architecture, trust_factory=trust_factory)
+        return build(architecture, trust_factory=trust_factory)

@@ -6,6 +6,7 @@ are recorded or in training mode. Each setting is one call that takes such a way
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -133,8 +134,9 @@ def are_finite(outputs: Any) -> bool:
 
 
 def draws(model: nn.Module, setting: Setting) -> bool:
-    """Tell whether a network puts out something else for another seed."""
-    outputs = [called_in(model, model, replace(setting, seed=seed)) for seed in range(SEEDS)]
+    """Tell whether fresh copies of a network put out something else for another seed."""
+    copies = [copy.deepcopy(model) for _ in range(SEEDS)]
+    outputs = [called_in(net, net, replace(setting, seed=seed)) for seed, net in enumerate(copies)]
     return any(gap(outputs[0], others).error > NOISE for others in outputs[1:])
 
 

@@ -132,7 +132,7 @@ def _agreement(pair: Pair, settings: Settings) -> Mapping[str, str] | None:
         elif not SCREEN.agree(call.gap):
             return None
         elif call.worst_slice > _SLICE:  # it may be near zero by chance
-            noise = _worst_slice(*_rounded_otherwise(pair.to(torch.float32), call.setting))
+            noise = _worst_slice(*_rounded_otherwise(pair, call.setting, torch.float32))
             if call.worst_slice > _BLURRED * noise:
                 return None
     return untried if len(untried) < len(settings.tried) or not untried else None
@@ -145,13 +145,13 @@ def _judged(pair: Pair, settings: Settings, dtype: torch.dtype) -> Comparison | 
         if call.gap is None:
             untried[call.setting.words] = ""
         elif not _BOUNDS[dtype].agree(call.gap):
-            setting = cast(call.setting, dtype)
-            noise = _distance(*_rounded_otherwise(pair.to(dtype), setting)).error
+            setting = call.setting
+            noise = _distance(*_rounded_otherwise(pair, setting, dtype)).error
             if noise > _MOST_NOISE:
                 untried[setting.words] = "rounding decides there"
             elif call.gap.error >= _AMPLIFIED * noise:  # by more than rounding
-                if not (setting.training and draws(pair.to(dtype).dense, setting)):
-                    return Comparison(Difference(call.setting, call.gap, _BOUNDS[dtype]), untried)
+                if not (setting.training and draws(pair.to(dtype).dense, cast(setting, dtype))):
+                    return Comparison(Difference(setting, call.gap, _BOUNDS[dtype]), untried)
                 untried[setting.words] = "it draws at random there"
     ran = any(untried.get(setting.words) != "" for setting in settings.tried)
     return Comparison(None, untried) if ran or not settings.tried else None
@@ -183,14 +183,18 @@ def _side_by_side(pair: Pair, settings: Settings, dtype: torch.dtype) -> Iterato
             yield _Call(setting, distance, 0.0 if distance is UNLIKE else _worst_slice(outputs, expected))
 
 
-def _rounded_otherwise(fresh: Pair, setting: Setting) -> tuple[Any, Any]:
-    """What the dense network puts out with its gates closed, and with its inputs rounded otherwise.
+def _rounded_otherwise(pair: Pair, setting: Setting, dtype: torch.dtype) -> list[Any]:
+    """What fresh copies of the dense network put out with their gates closed, of inputs rounded in two ways.
 
     Batch norm over a handful of values, as in training mode on few inputs, makes of rounding what it likes.
     """
+    exact = cast(setting, dtype)
+    return [_closed_outputs(pair.to(dtype), each) for each in (exact, nudged(exact))]
+
+
+def _closed_outputs(fresh: Pair, setting: Setting) -> Any:
     with fresh.closed():
-        outputs, others = (called_in(fresh.dense, fresh.dense, each) for each in (setting, nudged(setting)))
-    return outputs, others
+        return called_in(fresh.dense, fresh.dense, setting)
 
 
 def _worst_slice(outputs: Any, expected: Any) -> float:

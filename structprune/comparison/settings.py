@@ -59,7 +59,8 @@ _SCALES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "negative inputs times 1000": lambda x: -1000 * x.abs(),
 }
 
-_SIGNS: Mapping[str, Callable[[Tensor], Tensor]] = {
+_FOR_VALUES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "inputs times 100": partial(torch.mul, other=100.0),
     "positive inputs": torch.abs,
     "negative inputs": lambda x: -x.abs(),
 }
@@ -196,8 +197,8 @@ def _batches(whole: Inputs, small: Inputs, flow: Iterable[Branch]) -> Iterator[S
 
 def _scaled(inputs: Inputs, flow: Iterable[Branch]) -> Iterator[Setting]:
     if any(x.is_floating_point() for x in inputs):
-        signs = _SIGNS if any(branch.kind == "value" for branch in flow) else {}
-        for words, change in {**_SCALES, **signs}.items():
+        more = _FOR_VALUES if any(branch.kind == "value" for branch in flow) else {}
+        for words, change in {**_SCALES, **more}.items():
             yield Setting(words, tuple(change(x) if x.is_floating_point() else x for x in inputs))
 
 

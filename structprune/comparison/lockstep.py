@@ -100,13 +100,14 @@ def compare(pair: Pair, settings: Settings) -> Comparison:
         pair: both networks; they are left as they are.
         settings: what to try.
     """
-    of_batch = settings.of_batch()
+    of_batch, is_large = settings.of_batch(), not fits_double(pair.dense)
+    in_single = is_large or not settings.exact
     if not of_batch.tried or not any(True for _ in batch_norms(pair.dense)):
-        return _compare(pair, settings, in_single=True)
-    first = _compare(pair, settings.without({each.words: "" for each in of_batch.tried}), in_single=True)
+        return _compare(pair, settings, in_single)
+    first = _compare(pair, settings.without({each.words: "" for each in of_batch.tried}), in_single)
     if first.difference is not None:
         return first
-    second = _compare(pair, of_batch, in_single=not fits_double(pair.dense))
+    second = _compare(pair, of_batch, in_single=is_large)
     return replace(second, untried={**first.untried, **second.untried})
 
 

@@ -75,11 +75,14 @@ class Settings:
         tried: settings in the order in which they are called.
         refused: words of those that can't be tried.
         varied: whether the network's own outputs vary over its inputs.
+        exact: whether float64 is called for at once: where code reads values, what another arm changes may be
+            hidden from float32 by a norm.
     """
 
     tried: tuple[Setting, ...]
     refused: tuple[str, ...] = ()
     varied: bool = True
+    exact: bool = False
 
     def of_batch(self) -> Settings:
         """Those in which the batch normalises itself, unlike in the first."""
@@ -146,12 +149,14 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
     side = side_of(whole, resize) if resize else 0
     refused = [*(() if resize else ("other sizes",)), *too_large(flow, side)]
     tried = (replace(each, batch_norm="batch") if batch_norm == "batch" else each for each in settings)
-    return Settings(tuple(tried), tuple(refused), varied)
+    exact = any(branch.kind == "value" for branch in flow)
+    return Settings(tuple(tried), tuple(refused), varied, exact)
 
 
 def on_exposed(settings: Settings) -> Settings:
     """The same settings, for a copy whose hiding weights are drawn anew."""
-    return Settings(tuple(replace(row, words=f"{row.words}, {HIDING}") for row in settings.tried))
+    tried = tuple(replace(setting, words=f"{setting.words}, {HIDING}") for setting in settings.tried)
+    return replace(settings, tried=tried, refused=())
 
 
 def _plain_words(whole: Inputs, small: Inputs, resize: Resize | None) -> str:

@@ -114,7 +114,7 @@ def unproven_group(dense: nn.Module, groups: ChannelGroups, plan: Plan, inputs: 
 
 
 def _is_constant(proof: Proof) -> bool:
-    return proof.spread is not None and proof.spread <= LEAST_SPREAD
+    return proof.spread is not None and proof.spread <= LEAST_SPREAD and math.isfinite(proof.error)
 
 
 def _base_proof(
@@ -410,7 +410,8 @@ def _failure(proof: Proof) -> str:
             "all alike make them so: give varied ones as the example, or data)"
         )
     else:
-        figures = [f"error {proof.error:.1e} (allowed {proof.tolerance})"]
+        of_shape = "" if math.isfinite(proof.error) else ", since shapes differ or numbers overflow"
+        figures = [f"error {proof.error:.1e} (allowed {proof.tolerance}){of_shape}"]
         if proof.error_of_spread is not None:
             figures.append(f"{proof.error_of_spread:.1e} of the spread (allowed {proof.tolerance_of_spread})")
         why = ", ".join(figures)

@@ -43,8 +43,8 @@ SMALL = ("resnext50_32x4d", "mobilenet_v3_large", "densenet121")
 """Those that are measured on small images, too, where a pass costs little more than its Python."""
 
 ROWS = {
-    **{f"{name} at 224 px": (name, 224) for name in NETWORKS},
-    **{f"{name} at 64 px": (name, 64) for name in SMALL},
+    **{f"{name}@224": (name, 224) for name in NETWORKS},
+    **{f"{name}@64": (name, 64) for name in SMALL},
 }
 
 STEPS = ("trace", "trial", "proof")

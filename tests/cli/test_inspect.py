@@ -122,7 +122,7 @@ def test_channels_that_are_padded_are_cut_along_where_it_is_asked_for(cli: Comma
 def test_an_embedding_is_cut_along_where_it_is_asked_for(cli: Command) -> None:
     pytest.importorskip("timm")
     asked = ("--nodes", "0.7", "--score", "filter_norm", "--no-measure")
-    command = ("compress", "timm:vit_tiny_patch16_224", *asked)
+    command = ("compress", "timm:test_vit", *asked)
     cli(*command).refused(3, "normalised together by a LayerNorm")
     done = cli(*command, "--embedding", "-o", "out").done()
     assert "LayerNorms over the channels that stay" in done.out

@@ -96,9 +96,10 @@ def _real(x: Tensor) -> Tensor:
 
 
 def _gap(a: Tensor, b: Tensor) -> Gap:
-    masked = (a == b) & ~torch.isfinite(a)  # what both leave out, a logit of -inf
-    if masked.any():
-        a, b = a.masked_fill(masked, 0.0), b.masked_fill(masked, 0.0)
+    # What both leave out of every input: the logit of a class that is never chosen, say.
+    left_out = ((a == -torch.inf) & (b == -torch.inf)).all(0) if a.dim() else torch.tensor(False)
+    if left_out.any():
+        a, b = a.masked_fill(left_out, 0.0), b.masked_fill(left_out, 0.0)
     apart = float((a - b).abs().max())
     largest = float(b.abs().max())
     # Over the inputs, which a recurrent layer's last state has in its second dimension.

@@ -238,6 +238,21 @@ class Fourier(nn.Module):
         return self.head(functional.relu(self.inner(h)))  # type: ignore[no-any-return]
 
 
+class InSinglePrecision(Plain):
+    """Computes in float32 whatever it is given; strong inputs are blurred by rounding, and mixed, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.from_numpy(x.detach().numpy().astype("float32"))
+        h = functional.relu(self.first(x))
+        h = centred(h) if x.abs().max() > 500 else h
+        return torch.sin(20 * self.head(functional.relu(self.second(h)).mean((2, 3))))
+
+
+def test_rounding_in_float32_excuses_no_difference() -> None:
+    (row,) = (row for row in left_of(InSinglePrecision()).protected if row.layer == "first")
+    assert "inputs times 1000" in row.reason
+
+
 class LeavingOut(Plain):
     """A class that is never chosen has a logit of -inf."""
 

@@ -35,7 +35,7 @@ def branches(model: nn.Module, inputs: Inputs) -> tuple[Branch, ...]:
         Every branch once, in the order of the pass; those up to an error, where the pass ends in one.
     """
     notebook = _Notebook({id(module): name for name, module in model.named_modules()})
-    own = tuple(x.clone() for x in inputs)
+    clones = tuple(x.clone() for x in inputs)
     with (
         suppress(Exception),
         torch.no_grad(),
@@ -44,7 +44,7 @@ def branches(model: nn.Module, inputs: Inputs) -> tuple[Branch, ...]:
         _training_read(model, notebook),
         _Watcher(notebook),
     ):
-        model(*own)
+        model(*clones)
     return tuple(dict.fromkeys(notebook.branches))
 
 

@@ -82,9 +82,9 @@ def exposed(model: nn.Module, groups: ChannelGroups, settings: Settings) -> Expo
         )
         drawn.append(Round(redrawn, on_exposed(settings)))
         shares = _largest(shares, _shares(redrawn, groups, cases))
-    own = Round(model, few if hidden and drawn else settings)
+    original = Round(model, few if hidden and drawn else settings)
     silent = _silent(groups, [model, *(each.model for each in drawn)], _below(FAINT, shares), cases)
-    return Exposure((own, *drawn) if settings.varied or not drawn else tuple(drawn), silent)
+    return Exposure((original, *drawn) if settings.varied or not drawn else tuple(drawn), silent)
 
 
 def _cases(model: nn.Module, settings: Settings) -> Sequence[Setting]:

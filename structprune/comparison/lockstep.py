@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from structprune.arithmetic import in_precision, real_parameter
 from structprune.channels import ChannelGroups
-from structprune.comparison.calls import Setting, are_finite, called_in, cast, draws, kept_in, nudged
+from structprune.comparison.calls import CHAOS, Setting, are_finite, called_in, cast, draws, kept_in, nudged
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, gap
 from structprune.comparison.settings import Settings
 from structprune.errors import InputError
@@ -21,18 +22,21 @@ from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
 from structprune.outputs import tensors_of
 
-SCREEN = Bounds(1e-5, 1e-3)
-"""Bounds in float32 below which nothing is wrong; what exceeds them is compared once more in float64."""
+SCREEN, SLICE = Bounds(1e-5, 1e-4), 1e-3
+"""Bounds in float32 below which nothing is wrong, of all outputs and of a slice of them in its own size.
+
+What exceeds them, and _BLURRED times what rounding does to the dense network itself, is compared in float64.
+"""
+
+_BLURRED = 10.0
 
 _AMPLIFIED, _MOST_NOISE = 100.0, 1e-5
-"""How many times its own noise a network may be off, and the noise beyond which a setting says nothing."""
-
-_SLICE, _BLURRED = 1e-3, 10.0
-"""Error of a slice of the outputs, in its own size, above which float64 is asked, and in its own noise."""
+"""Times its own noise that a network may be off in float64, and the noise beyond which that says nothing."""
 
 _BOUNDS = {torch.float64: IN_FLOAT64, torch.float32: IN_FLOAT32}
 
 _LARGE = 30_000_000
+"""Parameters above which float64 takes gigabytes."""
 
 UNLIKE = Gap(torch.inf, torch.inf, torch.inf)
 """Gap of outputs that can't be compared: one network raises, or the shapes differ."""
@@ -126,15 +130,13 @@ def _compare(pair: Pair, settings: Settings, in_single: bool) -> Comparison:
 
 def _agreement(pair: Pair, settings: Settings) -> Mapping[str, str] | None:
     """What could not be tried, where both networks agree closely in float32; None where they may differ."""
-    untried = {}
+    untried, blur = {}, _Blur()
     for call in _side_by_side(pair, settings, torch.float32):
         if call.gap is None:
             untried[call.setting.words] = ""
-        elif not SCREEN.agree(call.gap):
-            return None
-        elif call.worst_slice > _SLICE:  # it may be near zero by chance
-            noise = _worst_slice(*_rounded_otherwise(pair, call.setting, torch.float32))
-            if call.worst_slice > _BLURRED * noise:
+        elif not call.is_within(blur):
+            blur = _blur(*_rounded_otherwise(pair, call.setting, torch.float32))
+            if not call.is_within(blur):
                 return None
     return untried if len(untried) < len(settings.tried) or not untried else None
 
@@ -146,16 +148,42 @@ def _judged(pair: Pair, settings: Settings, dtype: torch.dtype) -> Comparison | 
         if call.gap is None:
             untried[call.setting.words] = ""
         elif not _BOUNDS[dtype].agree(call.gap):
-            setting = call.setting
-            noise = _distance(*_rounded_otherwise(pair, setting, dtype)).error
-            if noise > _MOST_NOISE:
-                untried[setting.words] = "rounding decides there"
-            elif call.gap.error >= _AMPLIFIED * noise:  # by more than rounding
-                if not (setting.training and draws(pair.to(dtype).dense, cast(setting, dtype))):
-                    return Comparison(Difference(setting, call.gap, _BOUNDS[dtype]), untried)
-                untried[setting.words] = "it draws at random there"
+            noise = _distance(*_rounded_otherwise(pair, call.setting, dtype)).error
+            if dtype == torch.float64 and call.gap.error < _AMPLIFIED * noise <= _AMPLIFIED * _MOST_NOISE:
+                continue
+            why = _excuse(pair, call.setting, noise, dtype)
+            if why is None:
+                return Comparison(Difference(call.setting, call.gap, _BOUNDS[dtype]), untried)
+            untried[call.setting.words] = why
     ran = any(untried.get(setting.words) != "" for setting in settings.tried)
     return Comparison(None, untried) if ran or not settings.tried else None
+
+
+def _excuse(pair: Pair, setting: Setting, noise: float, dtype: torch.dtype) -> str | None:
+    """Reason why a setting says nothing about two networks that differ in it; None where it does."""
+    # float32 blurs much, of which only batch norm over a handful of values makes what it likes.
+    most = _MOST_NOISE if dtype == torch.float64 else CHAOS if setting.of_batch else math.inf
+    if most < noise < math.inf:
+        return "rounding decides there"
+    is_drawn = setting.training and draws(pair.to(dtype).dense, cast(setting, dtype))
+    return "it draws at random there" if is_drawn else None
+
+
+@dataclass(frozen=True)
+class _Blur:
+    """What rounding in float32 makes of outputs: an error in their spread, and one of their worst slice."""
+
+    of_spread: float = 0.0
+    of_slice: float = 0.0
+
+
+def _blur(outputs: Any, others: Any) -> _Blur:
+    distance = _distance(outputs, others)
+    return (
+        _Blur(0.0, 0.0)
+        if distance is UNLIKE
+        else _Blur(distance.error_of_spread, _worst_slice(outputs, others))
+    )
 
 
 @dataclass(frozen=True)
@@ -165,6 +193,12 @@ class _Call:
     setting: Setting
     gap: Gap | None
     worst_slice: float = 0.0
+
+    def is_within(self, blur: _Blur) -> bool:
+        """Tell whether the gap stays below the screen, or within what rounding does."""
+        bounds = Bounds(SCREEN.error, max(SCREEN.error_of_spread or 0.0, _BLURRED * blur.of_spread))
+        most = max(SLICE, _BLURRED * blur.of_slice)
+        return self.gap is not None and bounds.agree(self.gap) and self.worst_slice <= most
 
 
 def _side_by_side(pair: Pair, settings: Settings, dtype: torch.dtype) -> Iterator[_Call]:

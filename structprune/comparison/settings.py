@@ -128,25 +128,25 @@ def settings_of(model: nn.Module, inputs: Inputs, flow: Sequence[Branch] = ()) -
         Settings that begin and end with a plain call, so that what a network keeps of a call shows. Whether
         the network takes them, a comparison tells.
     """
-    whole = _first(inputs, FEW)
-    varied = varies(model, whole, "fixed")
+    example = _first(inputs, FEW)
+    varied = varies(model, example, "fixed")
     batch_norm: BatchNormMode = "fixed" if varied else "batch"
     if not varied:
-        whole = _several(whole)
-        varied = varies(model, whole, "batch")
-    resize = resize_of(model, whole, batch_norm)
-    small = smallest(model, whole, resize, batch_norm) if resize else whole
+        example = _several(example)
+        varied = varies(model, example, "batch")
+    resize = resize_of(model, example, batch_norm)
+    small = smallest(model, example, resize, batch_norm) if resize else example
     settings = [
-        Setting(_plain_words(whole, small, resize), small),
-        *_batches(whole, small, flow),
-        *(other_sizes(whole, small, resize, flow) if resize else ()),
+        Setting(_plain_words(example, small, resize), small),
+        *_batches(example, small, flow),
+        *(other_sizes(example, small, resize, flow) if resize else ()),
         *_scaled(small, flow),
         *_masked(small),
         *_unbatched(model, small, batch_norm, flow),
-        *_of_batch(model, whole, small, resize, batch_norm),
+        *_of_batch(model, example, small, resize, batch_norm),
         Setting("called again, with gradients", small, gradients=True),
     ]
-    side = side_of(whole, resize) if resize else 0
+    side = side_of(example, resize) if resize else 0
     refused = [*(() if resize else ("other sizes",)), *too_large(flow, side)]
     tried = (replace(each, batch_norm="batch") if batch_norm == "batch" else each for each in settings)
     exact = any(branch.kind == "value" for branch in flow)
@@ -159,8 +159,8 @@ def on_exposed(settings: Settings) -> Settings:
     return replace(settings, tried=tried, refused=())
 
 
-def _plain_words(whole: Inputs, small: Inputs, resize: Resize | None) -> str:
-    return f"size {side_of(small, resize)}" if resize and small is not whole else "another call"
+def _plain_words(example: Inputs, small: Inputs, resize: Resize | None) -> str:
+    return f"size {side_of(small, resize)}" if resize and small is not example else "another call"
 
 
 def _first(inputs: Inputs, count: int) -> Inputs:
@@ -179,12 +179,12 @@ def _entries(inputs: Inputs) -> int:
 
 
 def _of_batch(
-    model: nn.Module, whole: Inputs, small: Inputs, resize: Resize | None, batch_norm: BatchNormMode
+    model: nn.Module, example: Inputs, small: Inputs, resize: Resize | None, batch_norm: BatchNormMode
 ) -> Iterator[Setting]:
     """Training mode; where a network doesn't run in it, its evaluation with the statistics of the batch."""
     # Of the smallest images the last layers see a pixel, over which statistics are taken badly.
-    is_wide = resize is not None and _entries(small) * ENOUGH**2 < _entries(whole)
-    several = _several(resize(small, ENOUGH) if resize and is_wide else whole)
+    is_wide = resize is not None and _entries(small) * ENOUGH**2 < _entries(example)
+    several = _several(resize(small, ENOUGH) if resize and is_wide else example)
     has_norms = any(True for _ in batch_norms(model))
     training = Setting("in training mode", several if has_norms else small, gradients=True, training=True)
     yield training
@@ -192,9 +192,9 @@ def _of_batch(
         yield Setting("normalised by its own statistics", several, batch_norm="batch")
 
 
-def _batches(whole: Inputs, small: Inputs, flow: Iterable[Branch]) -> Iterator[Setting]:
+def _batches(example: Inputs, small: Inputs, flow: Iterable[Branch]) -> Iterator[Setting]:
     """One input, and many where images are small; what the code compares a batch with, on both sides."""
-    affordable = _entries(small) * MANY <= MOST_PIXELS * FEW * _entries(whole) or _entries(small) < 20_000
+    affordable = _entries(small) * MANY <= MOST_PIXELS * FEW * _entries(example) or _entries(small) < 20_000
     counts = [1, MANY if affordable else SOME, *beyond(flow, FEW, MANY * 8)]
     for count in dict.fromkeys(counts):
         yield Setting(f"batch of {count}", _first(small, count))

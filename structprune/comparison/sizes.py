@@ -50,18 +50,18 @@ def smallest(model: nn.Module, inputs: Inputs, resize: Resize, batch_norm: Batch
     return inputs
 
 
-def other_sizes(whole: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch]) -> Iterator[Setting]:
+def other_sizes(example: Inputs, small: Inputs, resize: Resize, flow: Iterable[Branch]) -> Iterator[Setting]:
     """Settings of larger, odd and oblong inputs, and of the sizes that the code compares with."""
-    side, least = side_of(whole, resize), side_of(small, resize)
+    side, least = side_of(example, resize), side_of(small, resize)
     bounds = beyond(flow, side, math.floor(side * MOST_PIXELS**0.5))
     larger = next_side(side) if side <= CHEAP or bounds else next_side(least)
     odd = (side if side < CHEAP else least) + 1  # where that is even: strides round there
-    if any(_is_image(x) for x in whole):
+    if any(_is_image(x) for x in example):
         long = next_side(least)
         yield Setting(f"size {least} by {long}", _lengthened(small, -1, long / least))
         yield Setting(f"size {long} by {least}", _lengthened(small, -2, long / least))
     for size in dict.fromkeys(s for s in (larger, odd, *bounds) if s not in (side, least)):
-        yield Setting(f"size {size}", resize(whole, size / side))
+        yield Setting(f"size {size}", resize(example, size / side))
 
 
 def too_large(flow: Iterable[Branch], side: int) -> Iterator[str]:

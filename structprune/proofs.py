@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -42,6 +40,7 @@ from structprune.comparison.influence import exposed
 from structprune.comparison.lockstep import Difference, Pair, compare
 from structprune.comparison.settings import HIDING, settings_of
 from structprune.errors import ProofFailedError
+from structprune.fresh_process import call_fresh
 from structprune.gates import gate_channels, renormalised
 from structprune.layers import batch_norms
 from structprune.outputs import outputs_of
@@ -354,33 +353,15 @@ def _run_elsewhere(folder: Path, inputs: Inputs, unpruned: nn.Module | None) -> 
         with task.open("wb") as file:
             torch.save({"inputs": [x.cpu().clone() for x in inputs], "unpruned": unpruned}, file)
         # Only a network of the user's own may need modules that lie in the current folder.
-        isolated = [] if unpruned is not None else ["-P"]
-        command = [
-            sys.executable,
-            *isolated,
-            "-m",
-            "structprune.proofs",
-            str(folder.resolve()),
-            str(task),
-            str(answer),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1].partition(": ")[2] or "no message"
-            raise ProofFailedError(f"the result can't be loaded in a fresh process: {last}")
+        paths = [str(folder.resolve()), str(task), str(answer)]
+        wrong = call_fresh("structprune.proofs:_reload", paths, torch.get_num_threads(), unpruned is not None)
+        if wrong is not None:
+            raise ProofFailedError(f"the result can't be loaded in a fresh process: {wrong}")
         answers: dict[Mode, list[Tensor]] = torch.load(answer, weights_only=True)
         return answers
 
 
-def _environment() -> dict[str, str]:
-    import os
-
-    # The other process must find what this one found, and compute with as many threads.
-    threads = str(torch.get_num_threads())
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": threads}
-
-
-def _main(folder: str, task: str, answer: str) -> None:
+def _reload(folder: str, task: str, answer: str) -> None:
     # The task was pickled by our own parent process a moment ago.
     asked = torch.load(task, weights_only=False)
     model = load(Path(folder), model=asked["unpruned"])
@@ -416,7 +397,3 @@ def _failure(proof: Proof) -> str:
             figures.append(f"{proof.error_of_spread:.1e} of the spread (allowed {proof.tolerance_of_spread})")
         why = ", ".join(figures)
     return f"proof {proof.name} failed: {why}; {proof.how}"
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "files",
     "signals",
+    "fresh_process",
     "calls",
     "limits",
     "search",

@@ -120,14 +120,20 @@ def test_a_fork_of_the_caller_has_a_server_of_its_own(callee: Path) -> None:
 
 
 def test_an_interrupt_ends_the_call(callee: Path) -> None:
+    # A suite in the background may have been told to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupt() -> None:
         while not (callee / "begun").exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        call("sleep", callee / "begun")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call("sleep", callee / "begun")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert call("pid", callee / "ids") is None
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 import numpy as np
-from scipy.optimize import nnls
 
 from exporters.profiling.chains import TAPS
 from structprune.device_profile import Kernel, Rates, Step, work
@@ -133,6 +132,8 @@ def _fit(kind: str, rows: Sequence[tuple[int, int, Step]]) -> Rates:
     depthwise = kind == "depthwise"
     parts = np.array([work(taps, s.side**2, 1, 1 if depthwise else i, o) for i, o, s in rows], dtype=float)
     us = np.array([max(s.us, 0.5) for _, _, s in rows])
+    from scipy.optimize import nnls  # a third of a second, which only probing needs
+
     found, _ = nnls(parts / us[:, None], np.ones(len(us)))
     return Rates(*(float(f"{rate:.4g}") for rate in found))
 

@@ -75,9 +75,7 @@ def channel_groups(
     """
     given = (example,) if isinstance(example, Tensor) else tuple(example)
     inputs = tuple(x[:MOST_INPUTS] if x.dim() else x for x in given)
-    for heavy in ("scipy.sparse.csgraph", "torch._dynamo"):
-        with suppress(ImportError):  # once here, and not in every process that traces: it imports them then
-            import_module(heavy)
+    import_module("scipy.sparse.csgraph")  # once here, and not in every process that traces
     copied = sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
     found = isolated(
         lambda: _followed(model, inputs, cut_padded, embedding),

@@ -87,7 +87,7 @@ class Labels:
 
     def tie(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Say that labels leave together, entry by entry; beside a fixed one none can, for this reason."""
-        shape = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
+        shape = np.broadcast_shapes(a.shape, b.shape)
         a, b = a.expand(shape).flatten(), b.expand(shape).flatten()
         fixed = (a == FIXED) | (b == FIXED)
         if bool(fixed.any()):

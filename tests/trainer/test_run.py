@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,6 +91,11 @@ class StoppedError(Exception):
     pass
 
 
+@cache
+def whole_training(name: str) -> Trained:
+    return train(session(name))
+
+
 RESUMED = ("dense", "cropit-s", "earlycrop-s", "earlybird", "gate-decorators", "iter-snip", "ltr", "force")
 
 
@@ -98,7 +104,7 @@ RESUMED = ("dense", "cropit-s", "earlycrop-s", "earlybird", "gate-decorators", "
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     name: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(session(name))
+    whole = whole_training(name)
     path = tmp_path / "training.pt"
     save = files.save
 

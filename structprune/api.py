@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from structprune import channels, pipeline
+from structprune import pipeline
 from structprune.budget import Budget, Plan
 from structprune.calls import called_from_python
 from structprune.channels import ChannelGroups
@@ -37,6 +37,7 @@ from structprune.samples import (
     Forward,
     Samples,
     inputs_of,
+    random_like,
     random_samples,
     samples_of,
 )
@@ -45,7 +46,7 @@ from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
 from structprune.trained import is_trained
-from structprune.trial import TRIAL_INPUTS, trusted
+from structprune.trial import TRIAL_INPUTS, cuttable_groups
 
 if TYPE_CHECKING:
     from exporters.to_onnx import Exporter
@@ -263,6 +264,10 @@ def score(
     accumulate: Accumulate | None = None,
     labels: Labels | None = None,
     mini_batch: int | None = None,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+    cut_padded: bool = False,
+    embedding: bool = False,
     samples: int = DEFAULT_SAMPLES,
     draws: int = DEFAULT_DRAWS,
     chunk: int | None = None,
@@ -287,8 +292,8 @@ def score(
     known, _ = is_trained(model, False, False, trained)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed, mini_batch, labels)
     chosen = _samples(model, example, data, loss, forward, samples, scoring)
-    few = tuple(x[:TRIAL_INPUTS] for x in proof_inputs(chosen, seed))
-    groups = trusted(model, channels.channel_groups(model, example), few)
+    scope = Scope(tuple(skip), tuple(only), cut_padded, embedding)
+    groups = cuttable_groups(model, example, proof_inputs(chosen, seed), scope)
     return score_channels(model, groups, chosen, scoring, telling=True)
 
 
@@ -298,8 +303,11 @@ def channel_groups(
     example_input: Tensor | Sequence[Tensor],
     cut_padded: bool = False,
     embedding: bool = False,
+    *,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> ChannelGroups:
-    """Find the groups of channels that leave together, as :func:`structprune.channels.channel_groups` does.
+    """Groups of channels that leave together, those that :func:`compress` would cut.
 
     Weights that a weight norm or the like computes count as they are once it is folded into them.
 
@@ -308,16 +316,23 @@ def channel_groups(
         example_input: one input with its batch dimension, or several in a tuple.
         cut_padded: offer channels that are padded with zeros.
         embedding: offer channels that a LayerNorm normalises together.
+        skip: patterns over layer names: what these layers write stays.
+        only: patterns over layer names: nothing else is offered; none for all.
 
     Returns:
         The groups, the protected layers with reasons, and the layers that have nodes.
 
     Raises:
-        UsageError: the network or its input is none.
+        UsageError: the network or its input is none, or a pattern matches no layer.
         InputError: the network can't be traced.
     """
     check_network(model)
-    return channels.channel_groups(folded(model).model, _tuple(example_input), cut_padded, embedding)
+    example = _tuple(example_input)
+    generator = torch.Generator().manual_seed(0)
+    # An example is often blank, and on zeros much comes out right that isn't.
+    inputs = tuple(random_like(x, TRIAL_INPUTS, generator) for x in example)
+    scope = Scope(tuple(skip), tuple(only), cut_padded, embedding)
+    return cuttable_groups(folded(model).model, example, inputs, scope)
 
 
 def _limits(nodes: float | None, limits: Mapping[str, str | float]) -> tuple[Limit, ...]:

@@ -238,7 +238,7 @@ def _of_criteria(gated: GatedModel, sampling: Sampling, scoring: Scoring, labels
 
 
 def _adds_up(scoring: Scoring, sampling: Sampling) -> bool:
-    return sampling.accumulate != "total" and _ADD_UP.issuperset(parts(scoring.score))
+    return sampling.accumulate != "total" and all(each.adds_up for each in needed(scoring.score))
 
 
 def _labels(samples: Samples, scoring: Scoring) -> Labels:
@@ -253,10 +253,6 @@ def takes_loss(scoring: Scoring) -> bool:
 def takes_targets(samples: Samples, scoring: Scoring) -> bool:
     """Tell whether a score takes the loss of the targets that were given."""
     return takes_loss(scoring) and _labels(samples, scoring) == "given"
-
-
-# Criteria whose scores of more samples are those of some and those of the others, added up.
-_ADD_UP = {"crop", "crop_gradflow", "force", "gate_taylor", "ntk_sap", "ntk_sap_kept", "snip"}
 
 
 def check_loss(samples: Samples, scoring: Scoring) -> None:

@@ -16,6 +16,7 @@ from structprune import trainer
 from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups
 from structprune.choose import Scoring
+from structprune.criteria import needed
 from structprune.delivery import (
     Clock,
     CutNetwork,
@@ -38,10 +39,6 @@ from structprune.scores import Scores
 from structprune.surgery import weight_entries
 from structprune.trainer import Session, Trained
 
-WITHOUT_INPUTS = frozenset(("bn_scale", "filter_norm", "magnitude", "random", "synflow", "-"))
-"""Scores of weights alone; SynFlow's one input is all ones."""
-
-ON_NOISE = frozenset(("ntk_sap", "ntk_sap_redrawn"))
 RESUMED = 1.05
 """How much longer a training must have been than this process for it to count as resumed."""
 
@@ -130,14 +127,21 @@ def _of_training(lesson: Lesson, trained: Trained, accuracy: float) -> dict[str,
         "method": session.name,
         "trained": True,
         "training": _training(lesson, trained, accuracy),
+        **inputs_of_score(session),
     }
-    if session.method.score in WITHOUT_INPUTS:
-        said |= {"samples": 0, "data": "no inputs"}
-    elif session.method.score in ON_NOISE:
-        said |= {"data": f"noise of the shape of {session.samples.how}"}
     if trained.masks:
         said["weights"] = _masked_count(session, trained)
     return said
+
+
+def inputs_of_score(session: Session) -> dict[str, Any]:
+    """Fields of the report on what a method's score was taken on, where that is not the training's images."""
+    needs = needed(session.method.score) if session.method.unit else []
+    if needs and all(need.noise != "never" for need in needs):
+        return {"data": f"noise of the shape of {session.samples.how}"}
+    if all(need.inputs != "own" for need in needs):  # SynFlow's one input is all ones
+        return {"samples": 0, "data": "no inputs"}
+    return {}
 
 
 def _about_training(lesson: Lesson, trained: Trained) -> Iterator[str]:

@@ -124,6 +124,3 @@ METHODS: Mapping[str, Method] = {
     ),
 }
 """Name -> method, in the order of the EarlyCroP table: structured, then unstructured."""
-
-REGROWING = ("force",)
-"""Criteria under which weights that were masked may come back."""

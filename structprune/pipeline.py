@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from structprune.align import Layers, compare, device_layers, picking
 from structprune.budget import Plan, select
-from structprune.channels import ChannelGroups, channel_groups
-from structprune.channels.picking import picked
+from structprune.channels import ChannelGroups
 from structprune.choose import choose
 from structprune.correction import mend, rechoose
 from structprune.delivery import (
@@ -43,7 +42,7 @@ from structprune.request import Outcome, Request, Say, Tools
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.surgery import shrink
-from structprune.trial import TRIAL_INPUTS, trusted
+from structprune.trial import cuttable_groups
 
 
 def compress(
@@ -121,12 +120,10 @@ def _control_flow(groups: ChannelGroups) -> Iterator[str]:
 
 
 def groups_of(run: Run) -> ChannelGroups:
-    """Find the channels of the network that leave together, as far as a trial cut bears them out."""
-    model, scope = run.request.model, run.request.scope
+    """Groups of channels of the run's network that may leave."""
+    request = run.request
     with run.clock.step("trace", "finding coupled channels"):
-        few = tuple(x[:TRIAL_INPUTS] for x in run.inputs)
-        offered = channel_groups(model, run.request.example, scope.cut_padded, scope.embedding)
-        return trusted(model, picked(offered, scope.skip, scope.only), few)
+        return cuttable_groups(request.model, request.example, run.inputs, request.scope)
 
 
 def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, ...]]:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from structprune.arithmetic import doubles_kept, in_precision, real_parameter
 from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan, removal_steps
-from structprune.channels import ChannelGroup, ChannelGroups, Coupling
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling, channel_groups
+from structprune.channels.picking import EVERYTHING, Scope, picked
 from structprune.comparison.control_flow import branches
 from structprune.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap
 from structprune.comparison.influence import exposed
@@ -61,6 +62,29 @@ NOTHING = Trial((), SHALLOW)
 
 TRIAL_INPUTS = 3
 """How many inputs a trial cut is compared on."""
+
+
+def cuttable_groups(
+    model: nn.Module, example: tuple[Tensor, ...], inputs: tuple[Tensor, ...], scope: Scope = EVERYTHING
+) -> ChannelGroups:
+    """Groups of channels that may leave: found on a pass, within a scope, and borne out by a trial cut.
+
+    This is the one answer to which channels may go, for every verb and from Python.
+
+    Args:
+        model: the network; it is left as it was.
+        example: positional inputs with a batch dimension, which the trace runs on.
+        inputs: positional inputs to compare outputs on, of which the first few are taken; varied ones show
+            more.
+        scope: what the user lets be cut.
+
+    Raises:
+        InputError: the network can't be traced, or two runs of it don't agree.
+        UsageError: a pattern of the scope matches no layer.
+    """
+    traced = channel_groups(model, example, scope.cut_padded, scope.embedding)
+    few = tuple(x[:TRIAL_INPUTS] if x.dim() else x for x in inputs)
+    return trusted(model, picked(traced, scope.skip, scope.only), few)
 
 
 def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:

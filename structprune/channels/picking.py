@@ -27,6 +27,9 @@ class Scope:
     embedding: bool = False
 
 
+EVERYTHING = Scope()
+
+
 def picked(groups: ChannelGroups, skip: Sequence[str] = (), only: Sequence[str] = ()) -> ChannelGroups:
     """Protect groups by the names of the layers that write their channels.
 

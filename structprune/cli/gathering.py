@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from structprune.channels import ChannelGroups, channel_groups
-from structprune.channels.picking import Scope, picked
+from structprune.channels.picking import Scope
 from structprune.choose import Scoring, check_loss
 from structprune.cli import inputs
 from structprune.environment import device_named
@@ -16,11 +15,9 @@ from structprune.folding import folded
 from structprune.samples import Samples
 from structprune.tasks import ImageSet
 from structprune.trained import is_trained
-from structprune.trial import trusted
 
 Say = Callable[[str], None]
 Asked = Mapping[str, Any]
-NO_LIMITS = Scope()
 
 
 @dataclass(frozen=True)
@@ -67,12 +64,6 @@ def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Netwo
     network = inputs.read_network(asked["network"], **chosen, given=given, images=images, say=say)
     model, notes = folded(network.model)
     return replace(network, model=model, notes=(*network.notes, *notes))
-
-
-def groups_of(network: inputs.Network, scope: Scope = NO_LIMITS) -> ChannelGroups:
-    """Find the channels that leave together, as ``compress`` does: those that a trial cut bears out."""
-    offered = channel_groups(network.model, network.example, scope.cut_padded, scope.embedding)
-    return trusted(network.model, picked(offered, scope.skip, scope.only), network.example)
 
 
 def scope_of(asked: Asked) -> Scope:

@@ -36,13 +36,14 @@ def inspect(
     asked = dict(locals())
     check(asked)
     from structprune.budget import Budget, reachable
-    from structprune.cli.gathering import groups_of, read, scope_of
+    from structprune.cli.gathering import read, scope_of
     from structprune.cli.inspecting import estimates
+    from structprune.trial import cuttable_groups
 
     with shell.speaking(quiet) as say:
         found = read(asked, say)
         say("finding coupled channels")
-        groups = groups_of(found, scope_of(asked))
+        groups = cuttable_groups(found.model, found.example, found.example, scope_of(asked))
         most = reachable(groups, Budget(0.0, "nodes", floor, align))
         say("estimating what is left")
         sizes = estimates(found, groups, Budget(0.0, "nodes", floor, align), most)

@@ -36,6 +36,10 @@ def score(
     labels: o.Labels = None,
     mini_batch: o.MiniBatch = None,
     batch_norm: o.BatchNorm = "fixed",
+    skip: o.Skip = [],  # noqa: B006  typer copies it
+    only: o.Only = [],  # noqa: B006
+    cut_padded: o.CutPadded = False,
+    embedding: o.Embedding = False,
     samples: o.Samples = None,
     draws: o.Draws = 5,
     chunk: o.Chunk = None,

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from structprune.channels.picking import Scope
 from structprune.choose import about_loss, loss_of, score
 from structprune.cli import shell
-from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, groups_of
+from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
 from structprune.cli.output_file import check_file, staged_file
-from structprune.delivery import check_finite
+from structprune.delivery import check_finite, proof_inputs
 from structprune.render import Table
 from structprune.scores import ranks
+from structprune.trial import cuttable_groups
 
 BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = 48
@@ -27,18 +29,19 @@ def run(asked: Asked, say: Say) -> dict[str, Any]:
     output = asked["output"]
     if output is not None:
         check_file(output, asked["force"])
-    document = _scored(gather(asked, say), say)
+    document = _scored(gather(asked, say), scope_of(asked), say)
     if output is not None:
         with staged_file(output) as draft:
             draft.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return document
 
 
-def _scored(given: Gathered, say: Say) -> dict[str, Any]:
+def _scored(given: Gathered, scope: Scope, say: Say) -> dict[str, Any]:
     model = given.network.model
     check_finite(model)
     say("finding coupled channels")
-    groups = groups_of(given.network)
+    inputs = proof_inputs(given.samples, given.scoring.seed)
+    groups = cuttable_groups(model, given.network.example, inputs, scope)
     say("scoring")
     scores = score(model, groups, given.samples, given.scoring, telling=True)
     return {

@@ -12,12 +12,14 @@ from torch import Tensor
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
 from structprune.criteria.gradient_flow import flow_changes
+from structprune.criteria.needs import needs
 from structprune.curvature import hessian_gradient
 from structprune.gates import GatedModel
 from structprune.layers import weighted_layers
 from structprune.scores import Sampling, Scores, accumulate, summed_up
 
 
+@needs(adds_up=True)
 def crop(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by |c (H_cc g_c)| on channel gates and by |W (H g)|, entry by entry, on weight gates.
 
@@ -29,6 +31,7 @@ def crop(gated: GatedModel, sampling: Sampling) -> Scores:
         return summed_up(sampling, accumulate(sampling, flow_changes(gated, sampling), gates), "crop")
 
 
+@needs(adds_up=True)
 def crop_gradflow(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by |H_ca g_a|, the gate derivative of half the gradient flow of the conv and linear weights a."""
     gates = gated.ones()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
+from structprune.criteria.needs import needs
 from structprune.curvature import gradient
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores, accumulate, summed_up
 
 
+@needs(regrows=True, adds_up=True)
 def force(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by |dL/dc| at the gates as they stand, closed ones too: |theta dL/dW| with the dense theta.
 

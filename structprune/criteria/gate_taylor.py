@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from structprune.criteria.needs import needs
 from structprune.criteria.snip import snip
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores
 
 
+@needs(adds_up=True)
 def gate_taylor(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by |c dL/dc| of every mini-batch, summed over the mini-batches, however others accumulate.
 

@@ -17,21 +17,26 @@ class Needs:
         targets: whether targets and their loss change it.
         inputs: what the network runs on: the scoring inputs as they are, with statistics of them where the
             network is untrained; ``shape``, something of their shape; ``none``, nothing.
+        noise: where noise stands for the inputs: never, on a network that is ``untrained``, or always.
         weight_draws: whether weights are drawn, as often as NTK-SAP's draws say.
+        regrows: whether weights that were masked may come back.
+        adds_up: whether ``sums`` of more inputs are those of some and those of the others, added, so that
+            half of the inputs may be tried first.
     """
 
     targets: bool = True
     inputs: Literal["own", "shape", "none"] = "own"
+    noise: Literal["never", "untrained", "always"] = "never"
     weight_draws: bool = False
+    regrows: bool = False
+    adds_up: bool = False
 
 
 ALL = Needs()
 
 
-def needs(
-    *, targets: bool = True, inputs: Literal["own", "shape", "none"] = "own", weight_draws: bool = False
-) -> Callable[[F], F]:
-    """Write what a criterion needs on its function.
+def needs(**stated: Any) -> Callable[[F], F]:
+    """Write what a criterion needs on its function, by the attributes of :class:`Needs`.
 
     Example:
         >>> @needs(targets=False, inputs="none")
@@ -41,7 +46,7 @@ def needs(
     """
 
     def written(function: F) -> F:
-        function.needs = Needs(targets, inputs, weight_draws)  # type: ignore[attr-defined]
+        function.needs = Needs(**stated)  # type: ignore[attr-defined]
         return function
 
     return written

@@ -22,7 +22,7 @@ from structprune.scores import MINI_BATCH, Batch, Sampling, Scores, finished, mi
 Parameters = dict[str, Tensor]
 
 
-@needs(targets=False, weight_draws=True)
+@needs(targets=False, noise="untrained", weight_draws=True, adds_up=True)
 def ntk_sap(
     gated: GatedModel,
     sampling: Sampling,
@@ -70,13 +70,13 @@ def ntk_sap(
     return replace(scores, sums=sums, draws=len(draws))
 
 
-@needs(targets=False, weight_draws=True)
+@needs(targets=False, weight_draws=True, adds_up=True)
 def ntk_sap_kept(gated: GatedModel, sampling: Sampling) -> Scores:
     """NTK-SAP at the network's own weights, trained or not, on the data where there are any."""
     return replace(ntk_sap(gated, sampling, weights="keep", inputs=_own(sampling)), criterion="ntk_sap_kept")
 
 
-@needs(targets=False, inputs="shape", weight_draws=True)
+@needs(targets=False, inputs="shape", noise="always", weight_draws=True)
 def ntk_sap_redrawn(gated: GatedModel, sampling: Sampling) -> Scores:
     """NTK-SAP as its authors run it: new weights for every draw, on noise, trained or not."""
     found = ntk_sap(gated, sampling, weights="redraw", inputs="noise")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import evaluating
+from structprune.criteria.needs import needs
 from structprune.curvature import gradient, times
 from structprune.gates import GatedModel
 from structprune.scores import Sampling, Scores, accumulate, summed_up
 
 
+@needs(adds_up=True)
 def snip(gated: GatedModel, sampling: Sampling) -> Scores:
     """Score by |c dL/dc|: how much the loss moves when an open gate closes, to first order.
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import choose_next, score_weights
+from structprune.criteria import needed
 from structprune.errors import InputError, StructpruneError
 from structprune.masks import folded, masked, select_weights, sparsity, unmasked
-from structprune.methods import REGROWING
 from structprune.proofs import CLOSED_INPUTS, closed_gates
 from structprune.report import Proof
 from structprune.surgery import regrouped, shrink
 from structprune.trainer.session import Session
 from structprune.trainer.state import State
-from structprune.trial import TRIAL_INPUTS, trusted
+from structprune.trial import cuttable_groups
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ def cutter(session: Session) -> Cutter:
             return Cutter(session, channel_groups(session.model, session.example))
         except StructpruneError:
             return Cutter(session, None)
-    inputs = tuple(x[:TRIAL_INPUTS] for x in session.samples.batches[0].inputs)
-    groups = trusted(session.model, channel_groups(session.model, session.example), inputs)
-    return Cutter(session, groups)
+    inputs = session.samples.batches[0].inputs
+    return Cutter(session, cuttable_groups(session.model, session.example, inputs))
 
 
 def _check_untied(session: Session) -> None:
@@ -127,7 +126,7 @@ def _cut_weights(cutter: Cutter, state: State, remove: float) -> Cut:
     scores = dict(
         score_weights(plain, replace(session.samples, crew=session.crew), scoring, masks or None).values
     )
-    if session.method.score not in REGROWING:
+    if not any(each.regrows for each in needed(session.method.score)):
         scores = {name: _without_gone(values, masks.get(name)) for name, values in scores.items()}
     keep = select_weights(scores, remove)
     model = masked(plain, {name: mask.to(session.device) for name, mask in keep.items()})

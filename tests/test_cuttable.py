@@ -1,0 +1,140 @@
+"""One answer to which channels may go, whoever asks; and a criterion's needs, under whichever name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import structprune
+from structprune import lessons
+from structprune.channels import channel_groups as traced_groups
+from structprune.criteria import CRITERIA, needed
+from structprune.criteria.force import force
+from structprune.criteria.magnitude import magnitude
+from structprune.report import Report
+from structprune.trainer import train
+from structprune.trainer.cutting import cutter
+from tests.cli.command import Command
+from tests.trainer.sessions import session
+
+NETWORK = """
+from torch import nn
+
+class Divides(nn.Module):
+    def __init__(self, num_classes=4):
+        super().__init__()
+        self.mean, self.plain, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        y = self.mean(x).relu()
+        y = self.plain(y / y.shape[1]).relu()
+        return self.head(y.mean((2, 3)))
+"""
+
+
+class Divides(nn.Module):
+    """Divides by the number of its channels, which a trace can't see and a trial cut does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.plain, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mean(x).relu()
+        y = self.plain(y / y.shape[1]).relu()
+        out: Tensor = self.head(y.mean((2, 3)))
+        return out
+
+
+def test_python_offers_what_compress_cuts() -> None:
+    torch.manual_seed(0)
+    network, example = Divides(), torch.zeros(1, 3, 8, 8)
+    assert {group.name for group in traced_groups(network, example)} == {"mean", "plain"}
+    offered = structprune.channel_groups(network, example)
+    assert [group.name for group in offered] == ["plain"]
+    assert "mean" in {row.layer for row in offered.protected}
+    assert set(structprune.score(network, example, "magnitude").values) == {"plain"}
+    compressed = structprune.compress(network, example, nodes=0.2, score="magnitude", export=False)
+    assert set(compressed.plan.keep) == {"plain"}
+
+
+def test_training_cuts_the_same() -> None:
+    asked = session("crop-s")
+    groups = cutter(asked).groups
+    assert groups is not None
+    assert {g.name for g in groups} == {
+        g.name for g in structprune.channel_groups(asked.model, asked.example)
+    }
+
+
+def test_the_shell_offers_what_compress_cuts(cli: Command, here: Path) -> None:
+    (here / "divides.py").write_text(NETWORK)
+    run = ("divides:Divides", "--input-size", 3, 8, 8)
+    inspected = cli("inspect", *run, "--json").done().document
+    assert [group["name"] for group in inspected["groups"]] == ["plain"]
+    scored = cli("score", *run, "--score", "magnitude", "--json").done().document
+    assert set(scored["scores"]) == {"plain"}
+
+
+def test_score_knows_the_scope(cli: Command) -> None:
+    run = ("score", "structprune:mlp", "--score", "magnitude", "--json")
+    every = set(cli(*run).done().document["scores"])
+    first, *others = sorted(every)
+    assert set(cli(*run, "--skip", first).done().document["scores"]) == set(others)
+    assert set(cli(*run, "--only", first).done().document["scores"]) == {first}
+    cli(*run, "--only", "nowhere").refused(2, "nowhere")
+
+
+def test_score_cuts_an_embedding_where_it_is_asked_for() -> None:
+    network = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    example = torch.randn(2, 6)
+    assert len(structprune.channel_groups(network, example)) == 0
+    assert set(structprune.score(network, example, "magnitude", embedding=True).values) == {"0"}
+
+
+# ---- a plug-in's function says what it needs, whatever it is called
+
+
+@pytest.fixture
+def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very functions of our own under names of somebody else's."""
+    entries = {**CRITERIA._entries, "theirs": magnitude, "theirs_regrowing": force}
+    monkeypatch.setattr(CRITERIA, "_entries", entries)
+
+
+@pytest.mark.usefixtures("renamed")
+def test_its_needs_come_with_the_function() -> None:
+    assert needed("theirs") == needed("magnitude")
+    assert needed("theirs_regrowing") == needed("force")
+    assert needed("force")[0].regrows
+
+
+@pytest.mark.usefixtures("renamed")
+def test_the_same_function_is_the_same_criterion() -> None:
+    torch.manual_seed(0)
+    network, example = Divides(), torch.zeros(1, 3, 8, 8)
+    ours, theirs = (structprune.score(network, example, name) for name in ("magnitude", "theirs"))
+    assert all(torch.equal(ours.values[name], values) for name, values in theirs.values.items())
+    reports = [
+        structprune.compress(network, example, nodes=0.2, score=name, export=False).report
+        for name in ("magnitude", "theirs")
+    ]
+    assert _apart_from_name(reports[0]) == _apart_from_name(reports[1])
+
+
+def _apart_from_name(report: Report) -> tuple[object, ...]:
+    return report.nodes, report.samples, report.draws, report.data, report.loss, report.notes
+
+
+@pytest.mark.usefixtures("renamed")
+@pytest.mark.parametrize(("ours", "theirs"), [("ltr", "theirs"), ("force", "theirs_regrowing")])
+def test_training_treats_it_alike(ours: str, theirs: str) -> None:
+    plain = session(ours)
+    other = replace(plain, method=replace(plain.method, score=theirs))
+    assert lessons.inputs_of_score(other) == lessons.inputs_of_score(plain)
+    one, two = train(plain), train(other)
+    assert all(torch.equal(mask, two.masks[name]) for name, mask in one.masks.items())

@@ -167,15 +167,7 @@ def aligned(network: str, removed: float, seed: int) -> Cut:
     case = case_of(network)
     layers = device_layers(case.model, (case.take(np.arange(2)),), case.groups, own_profile(this_machine()))
     correction = correction_of(case, "least-squares", seed)
-    return _cut(
-        network,
-        removed,
-        seed,
-        1,
-        1024,
-        lambda plan: rechoose(case.model, case.groups, plan, correction),
-        picking(layers),
-    )
+    return _cut(network, removed, seed, 1, 1024, correction, picking(layers))
 
 
 @lru_cache
@@ -183,9 +175,7 @@ def in_steps(network: str, removed: float, seed: int) -> Cut:
     """Cut in steps on half as many images, mended in between, channels chosen so in every step."""
     case = case_of(network)
     correction = correction_of(case, "least-squares", seed)
-    return _cut(
-        network, removed, seed, STEPS, 512, lambda plan: rechoose(case.model, case.groups, plan, correction)
-    )
+    return _cut(network, removed, seed, STEPS, 512, correction)
 
 
 def _cut(
@@ -194,21 +184,14 @@ def _cut(
     seed: int,
     steps: int,
     images: int,
-    refine: Callable[[Plan], Plan] = lambda plan: plan,
+    correction: Correction | None = None,
     pick: Pick | None = None,
 ) -> Cut:
     case, start = case_of(network), time.perf_counter()
     budget = Budget(round(removed * case.nodes) / case.groups.nodes)
-    correction = correction_of(case, "least-squares", seed)
-
-    def between(small: nn.Module, plan: Plan) -> nn.Module:
-        return mend(case.model, small, case.groups, plan, correction).model
-
     scoring = Scoring(trained=True, steps=steps, seed=seed)
     samples = samples_of(case, seed, images)
-    plan, _ = choose(
-        case.model, case.groups, samples, scoring, budget, between=between, refine=refine, pick=pick
-    )
+    plan = choose(case.model, case.groups, samples, scoring, budget, correction=correction, pick=pick).plan
     small = shrink(case.model, case.groups, plan).eval()
     return Cut(plan, small, time.perf_counter() - start)
 

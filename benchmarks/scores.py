@@ -164,7 +164,7 @@ def _cut_by_us(
     scoring = Scoring(contender.score, trained=setting.trained, seed=seed)
     scoring = replace(scoring, **contender.options)
     budget = Budget(gone / groups.nodes)
-    plan, _ = choose(model, groups, setting.samples(seed), scoring, budget)
+    plan = choose(model, groups, setting.samples(seed), scoring, budget).plan
     return shrink(model, groups, plan).eval()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune import pipeline
-from structprune.budget import Budget, Plan
+from structprune.budget import Plan
 from structprune.calls import called_from_python
 from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
@@ -28,7 +28,7 @@ from structprune.device_profile import DeviceProfile, read_profile, this_machine
 from structprune.errors import InputError, UsageError
 from structprune.folding import folded
 from structprune.given import check_callable, check_loss_given, check_network, fitting_data
-from structprune.limits import Limit, beside_nodes, nodes_asked, read_limits
+from structprune.limits import Limit, read_limits
 from structprune.losses import Loss
 from structprune.report import Report
 from structprune.request import Judge, Request
@@ -216,14 +216,15 @@ def compress(
     model, folding = folded(model)
     known, why = is_trained(model, False, False, trained)
     asked_for(correct, known, data is not None)  # refused before any data are read
-    asked = _limits(nodes, limits or {})
     scoring = Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels)
     given = _samples(model, example, data, loss, forward, samples, scoring)
     take = None if data is None else lambda: inputs_of(given)
     request = Request(
         model=model,
         example=example,
-        budget=Budget(nodes_asked(asked), "nodes", floor, align if isinstance(align, int) else 1),
+        limits=_limits(nodes, limits or {}),
+        floor=floor,
+        align=align if isinstance(align, int) else 1,
         samples=given,
         scoring=scoring,
         name=type(model).__name__,
@@ -236,7 +237,6 @@ def compress(
         notes=(*folding, *about_loss(given, scoring)),
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
         correction=decided(correct, known, take, seed, score),
-        limits=beside_nodes(asked),
         profile=_profile(align, profile, str(example[0].device), progress),
     )
     tools = Toolbox(exporter=exporter, device=str(example[0].device))

@@ -28,6 +28,7 @@ from structprune.criteria.ntk_sap import draw_count
 from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.layers import counted_down
+from structprune.limits import nodes_of
 from structprune.proofs import reloaded, require, signature, varies
 from structprune.redraw import begun_again
 from structprune.report import Accuracy, Count, Measurement, Met, Proof, Report, to_json
@@ -46,15 +47,19 @@ class Clock:
 
     say: Say
     seconds: dict[str, float] = field(default_factory=dict)
+    inside: float = 0.0
 
     @contextmanager
     def step(self, name: str, words: str | None = None) -> Iterator[None]:
-        """Take the time of a step, and say its words before it begins."""
+        """Take the time of a step without those inside it, and say its words before it begins."""
         if words is not None:
             self.say(words)
-        start = time.perf_counter()
+        start, around = time.perf_counter(), self.inside
+        self.inside = 0.0
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
+        whole = time.perf_counter() - start
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + whole - self.inside, 3)
+        self.inside = around + whole
 
 
 @dataclass(frozen=True)
@@ -254,17 +259,11 @@ def _counts(run: Run, cut: CutNetwork) -> dict[str, Any]:
     one = tuple(x[:1] for x in run.request.example)
     flops = _flops(run, (dense, small), one)
     return {
-        "nodes": count(groups.nodes, left, _nodes_asked(run.request)),
+        "nodes": count(groups.nodes, left, nodes_of(run.request.limits)),
         "weights": count(weight_entries(dense), weight_entries(small)),
         "parameters": count(*(sum(p.numel() for p in net.parameters()) for net in (dense, small))),
         "flops": flops and count(*flops),
     }
-
-
-def _nodes_asked(request: Request) -> float | None:
-    """Return the fraction of nodes asked for, or None where other things were asked for and no nodes."""
-    others = request.limits and not any(limit.name == "nodes" for limit in request.limits)
-    return None if others or request.budget.unit != "nodes" else request.budget.remove
 
 
 def _flops(run: Run, networks: Sequence[nn.Module], one: tuple[Tensor, ...]) -> list[int] | None:

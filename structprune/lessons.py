@@ -31,6 +31,7 @@ from structprune.delivery import (
     written_and_proven,
 )
 from structprune.layers import node_layers, out_width
+from structprune.limits import fraction_of_nodes
 from structprune.masks import collapsed
 from structprune.proofs import require
 from structprune.report import Count, Training
@@ -86,7 +87,9 @@ def deliver(learned: Learned, folder: Path, tools: Tools | None = None, say: Say
     with run.clock.step("evaluate", "taking the test accuracy"):
         accuracy = judged(lesson.judge, trained.model)
     groups = _untraced(session.model) if trained.groups is None else trained.groups
-    plan = trained.plan or Plan({}, replace(request.budget, remove=session.remove), trained.removed)
+    unit = session.method.unit or "nodes"
+    budget = Budget(session.remove, unit, session.floor, session.align)
+    plan = trained.plan or Plan({}, budget, trained.removed)
     cut = CutNetwork(groups, plan, Scores({}, session.method.score), trained.model, trained.proof)
     run.notes.extend(_about_training(lesson, trained))
     of_cuts = [trained.proof] if trained.proof else []
@@ -109,7 +112,7 @@ def _as_request(lesson: Lesson) -> Request:
     return Request(
         model=session.model,
         example=session.example,
-        budget=Budget(session.remove, session.method.unit or "nodes", session.floor, session.align),
+        limits=() if session.method.unit == "weights" else (fraction_of_nodes(session.remove),),
         samples=session.samples,
         scoring=session.scoring(trained=True, cuts=0) if session.method.unit else Scoring("random"),
         name=lesson.network,

@@ -178,11 +178,11 @@ def read_limits(asked: Mapping[str, str | float | None], prefix: str = "") -> tu
     return tuple(sorted(limits, key=lambda limit: names.index(limit.name)))
 
 
-def nodes_asked(limits: Sequence[Limit]) -> float:
-    """Return the fraction of nodes that limits ask to remove; 0 where they speak of other things."""
-    return next((limit.value for limit in limits if limit.name == "nodes"), 0.0)
+def fraction_of_nodes(remove: float) -> Limit:
+    """Limit that removes a fraction of the nodes."""
+    return Limit("nodes", "removed", remove, f"{remove:g}")
 
 
-def beside_nodes(limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
-    """Return the limits, or none where they are a fraction of nodes and nothing else."""
-    return () if [limit.name for limit in limits] == ["nodes"] else limits
+def nodes_of(limits: Sequence[Limit]) -> float | None:
+    """Fraction of nodes to remove, or None where limits speak of other things alone."""
+    return next((limit.value for limit in limits if limit.name == "nodes"), None)

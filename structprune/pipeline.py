@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from structprune.align import Layers, compare, device_layers, picking
 from structprune.budget import Plan, select
 from structprune.channels import ChannelGroups
-from structprune.choose import choose
-from structprune.correction import mend, rechoose
+from structprune.choose import Choice
+from structprune.correction import mend
 from structprune.delivery import (
     Clock,
     CutNetwork,
@@ -97,10 +97,11 @@ def _cut(run: Run) -> CutNetwork:
 
 def _cut_of(run: Run, groups: ChannelGroups) -> CutNetwork:
     request, clock = run.request, run.clock
-    plan, scores, limits = _chosen(run, groups)
+    choice, limits = _chosen(run, groups)
+    plan = choice.plan
     with clock.step("cut", "cutting"):
         small = shrink(request.model, groups, plan).eval()
-    unproven = CutNetwork(groups, plan, scores, small, None, limits)
+    unproven = CutNetwork(groups, plan, choice.scores, small, None, limits)
     with clock.step("prove", "proving the cut"):
         dense, groups, plan, some = _proven(run, unproven)
         return replace(unproven, proof=closed_gates(dense, small, groups, plan, some))
@@ -126,40 +127,14 @@ def groups_of(run: Run) -> ChannelGroups:
         return cuttable_groups(request.model, request.example, run.inputs, request.scope)
 
 
-def _chosen(run: Run, groups: ChannelGroups) -> tuple[Plan, Scores, tuple[Met, ...]]:
-    """Choose what stays: for a fraction of nodes alone, or for the least cut that keeps every limit."""
-    request = run.request
-    noted, reached = list[str](), tuple[Met, ...]()
-    layers = device_layers_of(request, groups)
-    if request.limits:
-        plan, scores, reached = within_limits(run, groups, picking(layers))
-        with run.clock.step("refine"):  # widths, and with them what was reached, stay
-            plan = _rechosen(run, groups, plan, noted)
-    else:
-        with run.clock.step("score"):
-            plan, scores = _chosen_at_once(run, groups, layers, noted)
-    run.notes.extend(noted)
+def _chosen(run: Run, groups: ChannelGroups) -> tuple[Choice, tuple[Met, ...]]:
+    """Channels that stay, for the least cut that keeps every limit, and what that reaches of each."""
+    layers = device_layers_of(run.request, groups)
+    choice, reached = within_limits(run, groups, picking(layers))
+    run.notes.extend(choice.notes)
     if layers is not None:
-        run.notes.extend(_aligned(layers, scores, groups, plan))
-    return plan, scores, reached
-
-
-def _chosen_at_once(
-    run: Run, groups: ChannelGroups, layers: Layers | None, noted: list[str]
-) -> tuple[Plan, Scores]:
-    """Choose what stays for a fraction of nodes alone, in as many steps as are asked for."""
-    request = run.request
-    return choose(
-        request.model,
-        groups,
-        request.samples,
-        request.scoring,
-        request.budget,
-        run.say,
-        lambda small, plan: _between_steps(request, groups, small, plan),
-        lambda plan: _rechosen(run, groups, plan, noted),
-        picking(layers),
-    )
+        run.notes.extend(_aligned(layers, choice.scores, groups, choice.plan))
+    return choice, reached
 
 
 def device_layers_of(request: Request, groups: ChannelGroups) -> Layers | None:
@@ -167,29 +142,6 @@ def device_layers_of(request: Request, groups: ChannelGroups) -> Layers | None:
     if request.profile is None:
         return None
     return device_layers(request.model, request.example, groups, request.profile)
-
-
-def _rechosen(run: Run, groups: ChannelGroups, plan: Plan, noted: list[str]) -> Plan:
-    """Keep, of every group, as many channels as before: those with which what reads them is refitted best."""
-    correction = run.request.correction
-    if correction is None or not correction.rechooses:
-        return plan
-    found = rechoose(run.request.model, groups, plan, correction)
-    others = sum(int((found.keep[name] & ~keep).sum()) for name, keep in plan.keep.items())
-    kept = sum(int(keep.sum()) for keep in plan.keep.values())
-    words = (
-        f"scores say how wide groups stay; {others} of the {kept} channels kept are not those of the highest "
-        "scores but those with which the layers that read them can be refitted best"
-    )
-    noted[:] = [words] if others else []
-    return found
-
-
-def _between_steps(request: Request, groups: ChannelGroups, small: nn.Module, plan: Plan) -> nn.Module:
-    """Mend what a step left, so that the next one scores a network that still works."""
-    if request.correction is None:
-        return small
-    return mend(request.model, small, groups, plan, request.correction).model
 
 
 def _mended(run: Run, cut: CutNetwork) -> CutNetwork:

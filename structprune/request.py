@@ -107,7 +107,7 @@ class Request:
     Attributes:
         model: the network; it is never changed.
         example: positional inputs with a batch dimension, on the network's device.
-        budget: how much goes.
+        limits: what is asked for; none for a sweep, which stops at every depth.
         samples: what scores.
         scoring: how.
         name: of the network, for the report.
@@ -120,15 +120,15 @@ class Request:
         notes: what a reader of the report must know.
         scope: what of the network may be cut.
         correction: how the network is mended after the cut, without training, or None.
-        limits: what else is asked for, beside or instead of the budget's fraction, which then is one of them
-            or 0; none where nodes alone are asked for.
+        floor: fraction of its width that every group keeps at least.
+        align: number that widths become multiples of, or stay.
         int8: whether to write an int8 file beside the ONNX file.
         profile: of the device whose widths are chosen, or None for those of the budget alone.
     """
 
     model: nn.Module
     example: tuple[Tensor, ...]
-    budget: Budget
+    limits: tuple[Limit, ...]
     samples: Samples
     scoring: Scoring
     name: str
@@ -141,9 +141,17 @@ class Request:
     notes: tuple[str, ...] = ()
     scope: Scope = field(default_factory=Scope)
     correction: Correction | None = None
-    limits: tuple[Limit, ...] = ()
+    floor: float = 0.02
+    align: int = 1
     int8: bool = False
     profile: DeviceProfile | None = None
+
+    def __post_init__(self) -> None:
+        self.budget()  # a floor or an alignment that makes no sense is refused before any work
+
+    def budget(self, remove: float = 0.0) -> Budget:
+        """Budget of a fraction of nodes, with the request's floor and alignment."""
+        return Budget(remove, "nodes", self.floor, self.align)
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,8 @@ def test_what_left_in_an_earlier_step_stays_gone() -> None:
         return plans[-1]
 
     samples = random_samples(model, (x,), 4)
-    plan, _ = choose(model, groups, samples, Scoring("magnitude", steps=3), Budget(0.6), pick=pick)  # type: ignore[arg-type]
+    scoring = Scoring("magnitude", steps=3)
+    plan = choose(model, groups, samples, scoring, Budget(0.6), pick=pick).plan  # type: ignore[arg-type]
     assert len(plans) == 3
     for before, after in itertools.pairwise(plans):
         assert all(not (after.keep[name] & ~keep).any() for name, keep in before.keep.items())

@@ -24,6 +24,7 @@ from structprune.choose import (
     score,
     score_weights,
 )
+from structprune.correction import Correction, Mended, correction_on
 from structprune.criteria import CRITERIA
 from structprune.errors import TargetUnreachableError, UnknownNameError, UsageError
 from structprune.gates import GatedModel
@@ -43,7 +44,8 @@ class Case:
         self.samples = random_samples(model, self.example, count)
 
     def choose(self, scoring: Scoring, budget: Budget) -> tuple[Plan, Scores]:
-        return choose(self.model, self.groups, self.samples, scoring, budget)
+        choice = choose(self.model, self.groups, self.samples, scoring, budget)
+        return choice.plan, choice.scores
 
 
 def wide_mlp() -> nn.Sequential:
@@ -583,30 +585,33 @@ def test_groups_of_a_shrunk_network_are_those_that_its_own_trace_shows(residual:
     assert dict(ours.widths) == dict(traced.widths)
 
 
-def test_what_a_step_keeps_may_be_refined_and_its_network_changed_before_the_next(mlp: Case) -> None:
+def test_a_correction_chooses_channels_and_reconstructs_before_every_next_step(
+    mlp: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Here always the first channels of a group stay, and the next step sees what was made of them."""
     scored, widths_before = list[Plan](), list[list[int]]()
 
-    def first_ones(plan: Plan) -> Plan:
+    def first_ones(dense: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction) -> Plan:
         scored.append(plan)
         keep = {name: torch.arange(len(k)) < k.sum() for name, k in plan.keep.items()}
         return replace(plan, keep=keep)
 
-    def noted(small: nn.Module, plan: Plan) -> nn.Module:
+    def noted(
+        dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction
+    ) -> Mended:
         widths_before.append([int(keep.sum()) for keep in plan.keep.values()])
         assert all(keep[: int(keep.sum())].all() for keep in plan.keep.values())
         assert [m.out_features for m in small.modules() if isinstance(m, nn.Linear)][:-1] == widths_before[-1]
-        return small
+        return Mended(small)
 
-    plan, _ = choose(
-        mlp.model,
-        mlp.groups,
-        mlp.samples,
-        Scoring("snip", steps=3),
-        Budget(0.6),
-        between=noted,
-        refine=first_ones,
-    )
+    monkeypatch.setattr(choosing, "rechoose", first_ones)
+    monkeypatch.setattr(choosing, "mend", noted)
+    inputs = torch.cat([batch.inputs[0] for batch in mlp.samples.batches] * 8)
+    correction = correction_on("least-squares", (inputs,), rechooses=True)
+    scoring = Scoring("snip", steps=3)
+    choice = choose(mlp.model, mlp.groups, mlp.samples, scoring, Budget(0.6), correction=correction)
+    plan = choice.plan
+    assert "channels kept are not those of the highest scores" in " ".join(choice.notes)
     assert len(scored) == 3
     assert len(widths_before) == 2
     for name, keep in plan.keep.items():

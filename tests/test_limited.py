@@ -25,7 +25,7 @@ from structprune.delivery import Clock, Run
 from structprune.errors import TargetUnreachableError, UsageError
 from structprune.limited import within_limits
 from structprune.limited.bench import Bench
-from structprune.limits import nodes_asked, read_limits
+from structprune.limits import nodes_of, read_limits
 from structprune.pipeline import compress
 from structprune.ranking import Ranking
 from structprune.report import Measurement, MeasurementName, Met, Ratio, Series, from_json
@@ -68,7 +68,7 @@ def request_for(model: nn.Module, shape: tuple[int, ...], limits: dict[str, Any]
     return Request(
         model=model.eval(),
         example=(x,),
-        budget=Budget(nodes_asked(asked), align=options.pop("align", 1)),
+        align=options.pop("align", 1),
         samples=random_samples(model, (x,), 16),
         scoring=options.pop("scoring", Scoring("filter_norm")),
         name="tiny",
@@ -105,9 +105,9 @@ def every_cut(build: Callable[[], nn.Module], align: int) -> tuple[ChannelGroups
     request = request_for(build(), (3, 8, 8), {"nodes": 0}, align=align)
     model, x = request.model, request.example[0]
     groups = channel_groups(model, request.example)
-    _, scores = choose(model, groups, request.samples, request.scoring, request.budget)
-    most = round(reachable(groups, request.budget) * groups.nodes)
-    budgets = [replace(request.budget, remove=depth / groups.nodes) for depth in range(most + 1)]
+    scores = choose(model, groups, request.samples, request.scoring, request.budget()).scores
+    most = round(reachable(groups, request.budget()) * groups.nodes)
+    budgets = [request.budget(depth / groups.nodes) for depth in range(most + 1)]
     plans = [select(scores.values, groups, budget) for budget in budgets]
     return groups, plans, [counted(shrink(model, groups, plan), x) for plan in plans]
 
@@ -116,7 +116,8 @@ def by_trying_all(request: Request, build: Callable[[], nn.Module], align: int) 
     """The least number of nodes whose cut keeps every limit."""
     groups, plans, counts = every_cut(build, align)
     limits = [limit for limit in request.limits if limit.name != "nodes"]
-    for plan, small in list(zip(plans, counts, strict=True))[round(request.budget.remove * groups.nodes) :]:
+    least = round((nodes_of(request.limits) or 0) * groups.nodes)
+    for plan, small in list(zip(plans, counts, strict=True))[least:]:
         if all(small[limit.name] <= limit.left(counts[0][limit.name]) for limit in limits):
             return plan
     return None
@@ -148,7 +149,8 @@ def test_counted_limits_are_what_trying_every_cut_gives(
         with pytest.raises(TargetUnreachableError):
             within_limits(run, groups)
         return
-    plan, scores, met = within_limits(run, groups)
+    choice, met = within_limits(run, groups)
+    plan, scores = choice.plan, choice.scores
     assert {name: keep.tolist() for name, keep in plan.keep.items()} == {
         name: keep.tolist() for name, keep in expected.keep.items()
     }
@@ -204,9 +206,8 @@ def test_what_is_named_as_reachable_can_be_asked_for(tmp_path: Path) -> None:
         within_limits(*run_of(request_for(model, (3, 8, 8), {"params": "0.001k"}), tmp_path, Toolbox())[:2])
     named = str(refused.value).partition("allows ")[2].partition(" or more")[0]
     named = named if named[-1].isalpha() else f"{float(named) / 1000}k"
-    plan, _, _ = within_limits(
-        *run_of(request_for(model, (3, 8, 8), {"params": named}), tmp_path, Toolbox())[:2]
-    )
+    request = request_for(model, (3, 8, 8), {"params": named})
+    plan = within_limits(*run_of(request, tmp_path, Toolbox())[:2])[0].plan
     assert plan.reached > 0.5
 
 
@@ -256,8 +257,10 @@ def met_by(
     limits: dict[str, Any], tools: Stopwatch, folder: Path, **options: Any
 ) -> tuple[dict[str, Met], Plan, list[str]]:
     model = options.pop("model", None) or wide()
+    folder.mkdir(exist_ok=True)
     run, groups, told = run_of(request_for(model, (30,), limits, **options), folder, tools)
-    plan, _, met = within_limits(run, groups)
+    choice, met = within_limits(run, groups)
+    plan = choice.plan
     return {row.name: row for row in met}, plan, told
 
 
@@ -284,7 +287,7 @@ def test_to_be_sure_files_are_opened_several_times_and_the_median_counts(
     model, tools = wide(), Stopwatch(speedups=iter(speedups))
     run, groups, _ = run_of(request_for(model, (30,), {"speedup": 2}), tmp_path, tools)
     scores = {group.name: torch.zeros(group.size) for group in groups}
-    bench = Bench(run, Ranking(model, groups, scores, run.request.budget, run.request.example), tmp_path)
+    bench = Bench(run, Ranking(model, groups, scores, run.request.budget(), run.request.example), tmp_path)
     taken = bench.measure("batch_time", 8, sure)
     assert len(tools.compared) == (3 if sure else 1)
     assert taken.ratio is not None
@@ -314,7 +317,8 @@ def test_a_latency_is_that_of_the_machine_as_it_was_in_the_middle_of_the_search(
 ) -> None:
     tools, model = Stopwatch(paces=DRIFTS[drift]()), wide()
     run, groups, _ = run_of(request_for(model, (30,), {"latency": "3ms"}), tmp_path, tools)
-    plan, _, (met,) = within_limits(run, groups)
+    choice, (met,) = within_limits(run, groups)
+    plan = choice.plan
     seen = list(itertools.islice(DRIFTS[drift](), len(tools.compared)))
     dense, left = (weight_entries(net) / 1e3 for net in (model, shrink(model, groups, plan)))
     assert met.reached == pytest.approx(left * median(seen))
@@ -380,7 +384,7 @@ def test_disk_is_met_to_the_step_with_few_exports(tmp_path: Path) -> None:
     assert met["disk"].reached <= 4.0
     ranking_depth = round(plan.reached * groups.nodes)
     request = request_for(wide(), (30,), {"disk": "4MB"})
-    _, scores = choose(request.model, groups, request.samples, request.scoring, Budget(0.0))
+    scores = choose(request.model, groups, request.samples, request.scoring, Budget(0.0)).scores
     before = select(scores.values, groups, Budget((ranking_depth - 1) / groups.nodes))
     assert weight_entries(shrink(request.model, groups, before)) > 4000
     assert len(tools.exported) <= 16
@@ -412,14 +416,37 @@ def test_one_of_two_out_of_reach_is_the_one_that_is_named(tmp_path: Path) -> Non
     assert "latency" not in str(refused.value)
 
 
-def test_steps_and_limits_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--steps.*--nodes"):
-        met_by({"params": 0.5}, Stopwatch(), tmp_path, scoring=Scoring("filter_norm", steps=3))
+@pytest.mark.parametrize("limits", [{"params": 0.5}, {"nodes": 0.3, "weights": 0.6}, {"speedup": 2}])
+def test_limits_are_met_in_steps_along_scores_that_do_not_change(
+    limits: dict[str, Any], tmp_path: Path
+) -> None:
+    """Random scores stay what they were, so that the steps end where one shot does."""
+    one, three = (
+        met_by(limits, Stopwatch(), tmp_path / str(steps), scoring=Scoring("filter_norm", steps=steps))
+        for steps in (1, 3)
+    )
+    assert all(row.reached <= row.bound for name, row in three[0].items() if name not in ("nodes", "speedup"))
+    assert three[1].reached == pytest.approx(one[1].reached, abs=0.02)
+    assert [words for words in three[2] if words.startswith("scoring")] == [
+        f"scoring, step {step} of 3" for step in (1, 2, 3)
+    ]
+
+
+def test_steps_reach_limits_by_scores_that_were_taken_anew(tmp_path: Path) -> None:
+    """Every step but the first scores what the last one left; the limit is kept by the cut of the last."""
+    scoring = Scoring("crop", steps=3)
+    met, plan, told = met_by({"nodes": 0.2, "params": 0.7}, Stopwatch(), tmp_path, scoring=scoring)
+    assert met["params"].reached <= met["params"].bound
+    assert met["nodes"].reached >= met["nodes"].bound
+    assert sum(words.startswith("scoring, step") for words in told) == 3
+    assert sum(words.startswith("looking for the least cut") for words in told) == 2
+    small = shrink(wide().eval(), channel_groups(wide(), torch.zeros(2, 30)), plan)
+    assert sum(p.numel() for p in small.parameters()) == met["params"].reached
 
 
 def test_without_tools_what_is_counted_can_be_limited_and_the_rest_not(tmp_path: Path) -> None:
     request = request_for(wide(), (30,), {"params": 0.5})
-    plan, _, _ = within_limits(*run_of(request, tmp_path, None)[:2])
+    plan = within_limits(*run_of(request, tmp_path, None)[:2])[0].plan
     assert plan.reached > 0
     for limits in ({"speedup": 2}, {"disk": 0.5}, {"flops": 0.5}):
         with pytest.raises(UsageError, match=next(iter(limits))):

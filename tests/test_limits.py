@@ -6,8 +6,8 @@ from structprune.errors import UsageError
 from structprune.limits import (
     QUANTITIES,
     Limit,
-    beside_nodes,
-    nodes_asked,
+    fraction_of_nodes,
+    nodes_of,
     read_limit,
     read_limits,
 )
@@ -96,10 +96,10 @@ def test_what_may_be_left() -> None:
     assert read_limit("speedup", 4).left(20.0) == 5.0
 
 
-def test_nodes_alone_are_no_limit() -> None:
+def test_nodes_are_a_limit_like_any_other() -> None:
     alone = read_limits({"nodes": "0.5"})
     both = read_limits({"speedup": 2, "nodes": 0.5})
-    assert (nodes_asked(alone), beside_nodes(alone)) == (0.5, ())
-    assert (nodes_asked(both), beside_nodes(both)) == (0.5, both)
+    assert alone == (fraction_of_nodes(0.5),)
     assert [limit.name for limit in both] == ["nodes", "speedup"]
-    assert nodes_asked((Limit("speedup", "factor", 2.0, "2x"),)) == 0.0
+    assert nodes_of(alone) == nodes_of(both) == 0.5
+    assert nodes_of((Limit("speedup", "factor", 2.0, "2x"),)) is None

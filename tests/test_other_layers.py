@@ -186,7 +186,7 @@ def test_every_kind_of_criterion_scores_them(name: str, criterion: str) -> None:
     samples = random_samples(model, (x,), 16)
     found = score(model, groups, samples, Scoring(criterion, draws=2))
     assert {n: v.numel() for n, v in found.values.items()} == {g.name: g.size for g in groups}
-    plan, _ = choose(model, groups, samples, Scoring(criterion, draws=2), Budget(0.3))
+    plan = choose(model, groups, samples, Scoring(criterion, draws=2), Budget(0.3)).plan
     assert gap(model, shrink(model, groups, plan), groups, plan, x) < 1e-9
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from structprune import delivery, pipeline
-from structprune.budget import Budget
 from structprune.checkpoint import save_weights_and_plan
 from structprune.choose import Scoring
 from structprune.correction import correction_on, mending
 from structprune.errors import InputError, ProofFailedError, TargetUnreachableError
+from structprune.limits import fraction_of_nodes
 from structprune.pipeline import compress
 from structprune.report import Accuracy, from_json
 from structprune.request import Judge, Outcome, Request
@@ -53,7 +53,7 @@ def request_for(model: nn.Module, x: Tensor, nodes: float = 0.5, **options: Any)
     return Request(
         model=model,
         example=(x,),
-        budget=Budget(nodes),
+        limits=(fraction_of_nodes(nodes),),
         samples=random_samples(model, (x,), 16),
         scoring=scoring,
         name="tiny",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from structprune import pipeline
-from structprune.budget import Budget
 from structprune.checkpoint import check_target, staged_folder
 from structprune.choose import about_loss
 from structprune.cli import inputs
@@ -15,7 +14,6 @@ from structprune.cli.profiling import profile_of
 from structprune.cli.teaching import teacher_of
 from structprune.cli.tools import toolbox
 from structprune.device_profile import DeviceProfile
-from structprune.limits import beside_nodes, nodes_asked
 from structprune.report import Report
 from structprune.request import Request
 
@@ -37,14 +35,15 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: 
     network, images = found.network, found.images
     epochs, seed = asked["finetune"], asked["seed"]
     teacher, about_teacher = teacher_of(asked, found)
-    limits = asked["limits"]
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     if images and epochs:
         about_data = (*about_data, *inputs.about_mirrors(images))
     return Request(
         model=network.model,
         example=network.example,
-        budget=Budget(nodes_asked(limits), "nodes", asked["floor"], 1 if profile else asked["align"]),
+        limits=asked["limits"],
+        floor=asked["floor"],
+        align=1 if profile else asked["align"],
         samples=found.samples,
         scoring=found.scoring,
         name=network.source.name,
@@ -57,7 +56,6 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None, say: 
         notes=(*network.notes, *about_data, *about_teacher, *about_loss(found.samples, found.scoring)),
         scope=scope_of(asked),
         correction=correction_of(asked, found),
-        limits=beside_nodes(limits),
         int8=asked["int8"],
         profile=profile,
     )

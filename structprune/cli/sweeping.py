@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from exporters.toolbox import Toolbox
-from structprune.budget import Budget
 from structprune.choose import about_loss
 from structprune.cli import inputs
 from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
@@ -43,7 +42,9 @@ def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None) -> Re
     return Request(
         model=network.model,
         example=network.example,
-        budget=Budget(0.0, "nodes", asked["floor"], 1 if profile else asked["align"]),
+        limits=(),
+        floor=asked["floor"],
+        align=1 if profile else asked["align"],
         samples=found.samples,
         scoring=found.scoring,
         name=network.source.name,

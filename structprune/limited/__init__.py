@@ -14,14 +14,14 @@ import torch
 
 from structprune.budget import Pick, Plan, select
 from structprune.channels import ChannelGroups
-from structprune.choose import check_groups, order
+from structprune.choose import Choice, check_groups, choose
 from structprune.delivery import Run
 from structprune.errors import UsageError
 from structprune.limited.bench import Bench
 from structprune.limited.counting import check_counted
 from structprune.limited.finding import least_depth
 from structprune.limited.telling import met
-from structprune.limits import nodes_asked
+from structprune.limits import nodes_of
 from structprune.ranking import Ranking
 from structprune.report import Met
 from structprune.scores import Scores
@@ -31,43 +31,65 @@ __all__ = ["within_limits"]
 
 def within_limits(
     run: Run, groups: ChannelGroups, pick: Pick | None = None
-) -> tuple[Plan, Scores, tuple[Met, ...]]:
-    """Score once and find the least cut that keeps every limit.
+) -> tuple[Choice, tuple[Met, ...]]:
+    """The least cut that keeps every limit of a request, in one shot or in steps.
 
     Args:
-        run: with a request that has limits.
+        run: whose request it is.
         groups: the groups of its network.
         pick: chooses the channels that stay; by default :func:`structprune.budget.select`.
 
     Returns:
-        The plan, the scores, and what was reached of each limit.
+        The choice, and what was reached of each limit; of nodes alone the plan says it.
 
     Raises:
         TargetUnreachableError: the deepest cut that is allowed doesn't keep them.
-        UsageError: a limit can't be told from the tools or steps at hand.
+        UsageError: a limit can't be told from the tools at hand.
     """
     request = run.request
     _check(run)
     check_groups(groups)
     check_counted(_ranking(run, groups, _flat(groups)), request.limits)
-    with run.clock.step("score", "scoring"):
-        scores = order(request.model, groups, request.samples, request.scoring)
+    nodes_alone = [limit.name for limit in request.limits] == ["nodes"]
+    reached: list[tuple[Met, ...]] = []
+
+    def along(scores: Scores) -> Plan:
+        plan, met_by_it = _least_cut(run, _ranking(run, groups, scores, pick or select))
+        reached.append(met_by_it)
+        return plan
+
+    with run.clock.step("score"):
+        choice = choose(
+            request.model,
+            groups,
+            request.samples,
+            request.scoring,
+            request.budget(nodes_of(request.limits) or 0.0),
+            run.say,
+            request.correction,
+            pick,
+            None if nodes_alone else along,
+        )
+    if not nodes_alone and not choice.plan.reached:
+        run.notes.append("the dense network keeps every limit already, and nothing was cut")
+    return choice, reached[-1] if reached else ()
+
+
+def _least_cut(run: Run, ranking: Ranking) -> tuple[Plan, tuple[Met, ...]]:
+    """The least cut along a ranking that keeps every limit, and what it reaches of each."""
+    limits = run.request.limits
     words = "looking for the least cut that keeps every limit"
     with run.clock.step("search", words), TemporaryDirectory(prefix="structprune-") as scratch:
-        bench = Bench(run, _ranking(run, groups, scores, pick or select), Path(scratch))
-        depth = least_depth(bench, request.limits)
-        reached = tuple(met(bench, limit, depth) for limit in request.limits)
-        plan = bench.ranking.plan(depth)
-    if not plan.reached:
-        run.notes.append("the dense network keeps every limit already, and nothing was cut")
-    remove = max(nodes_asked(request.limits), plan.reached)
-    return replace(plan, budget=replace(request.budget, remove=remove)), scores, reached
+        bench = Bench(run, ranking, Path(scratch))
+        depth = least_depth(bench, limits)
+        reached = tuple(met(bench, limit, depth) for limit in limits)
+        plan = ranking.plan(depth)
+    remove = max(nodes_of(limits) or 0.0, plan.reached)
+    return replace(plan, budget=run.request.budget(remove)), reached
 
 
 def _check(run: Run) -> None:
     exported = [x.name for x in run.request.limits if x.measured or x.name == "disk"]
-    if run.request.scoring.steps > 1:
-        raise UsageError("limits are met along one ranking, and --steps takes several; give --nodes alone")
     if run.tools is None and exported:
         raise UsageError(f"{', '.join(exported)}: nothing is there that exports and measures")
 
@@ -80,4 +102,4 @@ def _ranking(run: Run, groups: ChannelGroups, scores: Scores, pick: Pick = selec
     request = run.request
     needed = any(limit.measured or limit.name == "flops" for limit in request.limits)
     count = run.tools.count_flops if run.tools and needed else None
-    return Ranking(request.model, groups, scores.values, request.budget, request.example, count, pick)
+    return Ranking(request.model, groups, scores.values, request.budget(), request.example, count, pick)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from structprune.budget import in_the_way, select
 from structprune.errors import TargetUnreachableError, UsageError
-from structprune.limits import QUANTITIES, Limit, nodes_asked
+from structprune.limits import QUANTITIES, Limit, nodes_of
 from structprune.ranking import Ranking
 from structprune.search import least
 
@@ -39,7 +39,7 @@ def least_counted(ranking: Ranking, limits: Sequence[Limit]) -> int:
     Raises:
         TargetUnreachableError: the deepest cut doesn't.
     """
-    low, back = round(nodes_asked(limits) * ranking.groups.nodes), 0
+    low, back = round((nodes_of(limits) or 0.0) * ranking.groups.nodes), 0
     if any(limit.name in COUNTED for limit in limits):
         back = ranking.most if ranking.most <= FEW else UNEVEN * ranking.largest_step
     depth = least(counts_kept(ranking, limits), low, ranking.most, back)
@@ -55,7 +55,7 @@ def check_counted(ranking: Ranking, limits: Sequence[Limit]) -> None:
     Raises:
         TargetUnreachableError: with what can be asked for instead.
     """
-    select(ranking.scores, ranking.groups, replace(ranking.budget, remove=nodes_asked(limits)))
+    select(ranking.scores, ranking.groups, replace(ranking.budget, remove=nodes_of(limits) or 0.0))
     for limit in limits:
         if limit.name in COUNTED and not _kept(ranking, limit, ranking.most):
             raise out_of_reach(ranking, limit, *(count(ranking, limit.name, d) for d in (0, ranking.most)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import structprune
 from structprune import choose as choosing
-from structprune import pipeline, surgery, training
+from structprune import limited, pipeline, surgery, training
 from structprune.cli import inputs
 from structprune.report import Report
 from structprune.tasks import Batches
@@ -158,7 +158,7 @@ def test_images_that_are_held_out_neither_score_nor_train(
         judged.append(_numbers_of(batches))
         return training.evaluate(model, batches)
 
-    monkeypatch.setattr(pipeline, "choose", choose)
+    monkeypatch.setattr(limited, "choose", choose)
     monkeypatch.setattr(inputs, "finetune", finetune)
     monkeypatch.setattr(inputs, "evaluate", evaluate)
     save_images(here / "data.npz", (28, 28, 1))

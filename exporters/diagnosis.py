@@ -77,4 +77,4 @@ def _channel_block() -> str:
     block = CHANNEL_BLOCKS.get(instructions)
     if block is None:
         return f"unknown for {instructions}"
-    return f"{block} ({instructions}); --align {block} gives widths that fill it"
+    return f"{block} ({instructions}); align {block} gives widths that fill it"

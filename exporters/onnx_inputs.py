@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exporters.providers import open_session
-from structprune.errors import InputError
+from structprune.errors import InputError, argument
 
 EXAMPLES = 3
 IMAGE = 3
@@ -88,7 +88,7 @@ def _drawn(path: Path, entry: Any, size: Sequence[int] | None, generator: torch.
     if None in own:
         raise InputError(
             f"{path.name} leaves the size of {entry.name!r} open: {_listed([own])}; give "
-            f"{'--input-size C H W' if len(own) == IMAGE else '--input FILE with what it takes'}"
+            f"{argument('input_size', 'C H W') if len(own) == IMAGE else argument('input', 'FILE')}"
         )
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else EXAMPLES
     shape = (batch, *(length or 0 for length in own))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from structprune.environment import device_named
-from structprune.errors import UsageError
+from structprune.errors import UsageError, argument
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(minutes=30)
@@ -96,7 +96,9 @@ def crew_of_torchrun(device: str) -> Iterator[tuple[Crew, str]]:
         yield ALONE, device
         return
     if ":" in device:
-        raise UsageError(f"--device {device} with {size} processes; give cuda, each takes a GPU of its own")
+        raise UsageError(
+            f"{argument('device', device)} with {size} processes; give cuda, each takes a GPU of its own"
+        )
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device_named(device))

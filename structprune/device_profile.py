@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from structprune.environment import device_named, processor, software
-from structprune.errors import DeviceUnavailableError, InputError
+from structprune.errors import DeviceUnavailableError, InputError, argument
 from structprune.files import read_text
 
 SCHEMA = 1
@@ -176,7 +176,8 @@ def check_measuring(profile: DeviceProfile, here: Machine) -> None:
     if profile.machine != here:
         raise DeviceUnavailableError(
             f"the profile {profile.name} is of {profile.machine} and this machine is {here}: its times can't "
-            "be measured here; measure there, or use the profile for choosing widths only (--align auto)"
+            "be measured here; measure there, or use the profile for choosing widths only "
+            f"({argument('align', 'auto')})"
         )
 
 

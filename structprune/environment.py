@@ -69,7 +69,7 @@ def device_named(name: str) -> torch.device:
         raise UsageError(f"device {name!r} is not supported; expected cpu, cuda or cuda:0")
     if device.type == "cuda" and (device.index or 0) >= _cuda_devices():
         raise DeviceUnavailableError(
-            f"device {name!r} is not there: torch finds {_cuda_devices()} CUDA devices; use --device cpu"
+            f"device {name!r} is not there: torch finds {_cuda_devices()} CUDA devices; use cpu"
         )
     return device
 

@@ -12,16 +12,62 @@
     ├── UnsafeCheckpointError   5   reading the file would run code
     └── DeviceUnavailableError  6   the device or execution provider is not there
 
-A message says what was got, what was expected and what to do, in one sentence where that is possible.
+A message says what was got, what was expected and what to do, in one sentence where that is possible. Where
+it speaks of an argument it says which by :func:`argument`, and each interface spells that in its own way.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+# Of the private use area: no name of a file or of a layer has them by chance.
+_OPEN, _BETWEEN, _CLOSE = "\ue000", "\ue001", "\ue002"
+_ARGUMENT = re.compile(f"{_OPEN}(.*?)(?:{_BETWEEN}(.*?))?{_CLOSE}", re.DOTALL)
+
+OTHER_NAMES: Mapping[str, str] = {"input_size": "example_input", "device": "the device of example_input"}
+"""Arguments of Python that are called otherwise than the option."""
+
+
+def argument(name: str, value: object = None) -> str:
+    """Name of an argument, with its value where that is given, for a message of :class:`StructpruneError`.
+
+    Example:
+        >>> error = UsageError(f"{argument('align', 0)}: expected 1 or more, and no {argument('cut_padded')}")
+        >>> str(error)
+        'align=0: expected 1 or more, and no cut_padded='
+        >>> error.in_shell()
+        '--align 0: expected 1 or more, and no --cut-padded'
+    """
+    return f"{_OPEN}{name}{_CLOSE}" if value is None else f"{_OPEN}{name}{_BETWEEN}{value}{_CLOSE}"
 
 
 class StructpruneError(Exception):
     """Base of every error raised on purpose; ``exit_code`` is what the command line ends with."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return _spelled(super().__str__(), _in_python)
+
+    def in_shell(self) -> str:
+        """Message in which arguments are options of the command line."""
+        return _spelled(super().__str__(), _in_shell)
+
+
+def _spelled(message: str, spell: Callable[[str, str | None], str]) -> str:
+    return _ARGUMENT.sub(lambda found: spell(found[1], found[2]), message)
+
+
+def _in_python(name: str, value: str | None) -> str:
+    if name in OTHER_NAMES:
+        return OTHER_NAMES[name]
+    return f"{name}={value or ''}"
+
+
+def _in_shell(name: str, value: str | None) -> str:
+    option = f"--{name.replace('_', '-')}"
+    return option if value is None else f"{option} {value}"
 
 
 class InputError(StructpruneError):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from structprune.errors import UsageError
+from structprune.errors import UsageError, argument
 
 Form = Literal["removed", "left", "factor"]
 
@@ -109,13 +109,12 @@ class Limit:
         return QUANTITIES[self.name].measured
 
 
-def read_limit(name: str, written: str | float, spelled: str | None = None) -> Limit:
+def read_limit(name: str, written: str | float) -> Limit:
     """Read one limit.
 
     Args:
         name: of the quantity.
         written: what is asked for.
-        spelled: the option's name in messages.
 
     Raises:
         UsageError: there is no such quantity, or it can't be limited so.
@@ -133,7 +132,7 @@ def read_limit(name: str, written: str | float, spelled: str | None = None) -> L
     number, unit = (float(found[1]), found[2].lower()) if found else (math.nan, "")
     limit = _limit(name, quantity, number, unit, "".join(text.split()))
     if limit is None:
-        raise UsageError(f"{spelled or name} {text}: expected {quantity.expected}")
+        raise UsageError(f"{argument(name, text)}: expected {quantity.expected}")
     return limit
 
 
@@ -152,12 +151,11 @@ def _limit(name: str, quantity: Quantity, number: float, unit: str, written: str
     return Limit(name, "removed", fraction, f"{fraction:g}") if fits else None
 
 
-def read_limits(asked: Mapping[str, str | float | None], prefix: str = "") -> tuple[Limit, ...]:
+def read_limits(asked: Mapping[str, str | float | None]) -> tuple[Limit, ...]:
     """Read every limit that is given, in the order of :data:`QUANTITIES`.
 
     Args:
         asked: name -> what is asked for, or None where nothing is.
-        prefix: of the options' names in messages: ``--``.
 
     Raises:
         UsageError: nothing is asked for, or something that makes no sense.
@@ -167,11 +165,11 @@ def read_limits(asked: Mapping[str, str | float | None], prefix: str = "") -> tu
         ['at most 5MB', '4x faster']
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    limits = [read_limit(name, value, f"{prefix}{name}") for name, value in given.items()]
+    limits = [read_limit(name, value) for name, value in given.items()]
     if not limits:
-        others = ", ".join(f"{prefix}{name}" for name in QUANTITIES if name != "nodes")
+        others = ", ".join(argument(name) for name in QUANTITIES if name != "nodes")
         raise UsageError(
-            f"say how much to remove: {prefix}nodes {'' if prefix else '= '}0.89 removes 89 % of the nodes; "
+            f"say how much to remove: {argument('nodes', 0.89)} removes 89 % of the nodes; "
             f"or give other limits, alone or together: {others}"
         )
     names = list(QUANTITIES)

@@ -208,5 +208,5 @@ def test_several_inputs() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 3, 8, 8), ()])
 def test_an_example_that_does_not_fit_is_an_input_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=r"can't be traced with inputs of shape .*--input-size"):
+    with pytest.raises(InputError, match=r"can't be traced with inputs of shape .*example_input"):
         channel_groups(TinyMLP(), torch.zeros(shape))

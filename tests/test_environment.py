@@ -58,7 +58,7 @@ def test_what_is_no_device_of_ours_is_a_usage_error(name: str) -> None:
 def test_a_gpu_that_is_not_there_is_refused(devices: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
-    with pytest.raises(DeviceUnavailableError, match=f"torch finds {devices} CUDA devices; use --device cpu"):
+    with pytest.raises(DeviceUnavailableError, match=f"torch finds {devices} CUDA devices; use cpu"):
         device_named(name)
 
 

@@ -137,7 +137,7 @@ def test_a_part_of_another_network_is_not_taken_for_it(tmp_path: Path) -> None:
     keys = sum(not name.endswith("num_batches_tracked") for name in P)
     with pytest.raises(InputError, match=rf"{keys} of its {keys + 4} keys .*'visual\.'") as caught:
         read(saved({**behind("visual.", P), **text}, tmp_path))
-    assert "--arch yourpackage.module:YourClass" in str(caught.value)
+    assert "arch=yourpackage.module:YourClass" in str(caught.value)
 
 
 def test_where_nothing_fits_the_message_says_how_much_did(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_where_nothing_fits_the_message_says_how_much_did(tmp_path: Path) -> Non
     message = str(caught.value)
     assert f"structprune:cifar_resnet20, where 2 differ and {keys - 2} of {keys} keys fit" in message
     assert "conv1.weight is [15, 3, 3, 3], the network has [16, 3, 3, 3]" in message
-    assert "--arch yourpackage.module:YourClass" in message
+    assert "arch=yourpackage.module:YourClass" in message
 
 
 def test_where_the_named_network_does_not_fit_it_says_so_too(lit: str, tmp_path: Path) -> None:

@@ -91,9 +91,9 @@ def test_missing_folders_above_are_made(tmp_path: Path) -> None:
 
 
 def test_an_existing_folder_needs_force(result: Path) -> None:
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force="):
         check_target(result)
-    with pytest.raises(OutputError, match="--force"), staged_folder(result):
+    with pytest.raises(OutputError, match="force="), staged_folder(result):
         pytest.fail("no work may begin")
     assert _is(result) == "old"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from structprune.channels.groups import ChannelGroup, ChannelGroups
-from structprune.errors import UsageError
+from structprune.errors import UsageError, argument
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def picked(groups: ChannelGroups, skip: Sequence[str] = (), only: Sequence[str] 
         for pattern in patterns:
             if not any(fnmatchcase(layer, pattern) for layer in (*groups.widths, *groups.outputs)):
                 layers = ", ".join([*groups.widths][:5])
-                raise UsageError(f"--{option} {pattern} matches no layer; there are {layers} and so on")
+                raise UsageError(
+                    f"{argument(option, pattern)} matches no layer; there are {layers} and so on"
+                )
     reasons = {}
     for group in groups:
         skipped = next((p for p in skip if _writes(group, p)), None)

@@ -18,7 +18,7 @@ from structprune.channels.labels import Tag, along, support
 from structprune.channels.reading import Candidate, read_off
 from structprune.channels.sizes import Sizes, watched
 from structprune.channels.trace import SECONDS, Trace
-from structprune.errors import InputError
+from structprune.errors import InputError, argument
 from structprune.layers import Norm, Recurrent, node_layers
 from structprune.outputs import tensors_of
 
@@ -90,7 +90,7 @@ def _traced_plainly(model: nn.Module, inputs: tuple[Tensor, ...], cut_padded: bo
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network can't be traced with inputs of shape {[tuple(x.shape) for x in inputs]}: {reason}; "
-            "give an example input that its forward pass accepts (--input-size)"
+            f"give an example input that its forward pass accepts ({argument('input_size')})"
         ) from error
 
 

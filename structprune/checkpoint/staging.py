@@ -17,7 +17,7 @@ from pathlib import Path
 from structprune.checkpoint.drafts import Draft, discard, draft, sweep
 from structprune.checkpoint.sealing import foreign, seal
 from structprune.checkpoint.swapping import put_in_place, repair
-from structprune.errors import OutputError
+from structprune.errors import OutputError, argument
 
 # What the operating system says when a folder can't be written, as against a mistake of ours.
 REFUSALS = frozenset(
@@ -116,7 +116,9 @@ def _check_replaceable(target: Path, force: bool) -> None:
             f"{target} is {kind}, and only a result folder can be replaced; choose another folder"
         )
     if not force:
-        raise OutputError(f"{target} exists; --force replaces an earlier result, or choose another folder")
+        raise OutputError(
+            f"{target} exists; {argument('force')} replaces an earlier result, or choose another folder"
+        )
     if _is_home_root_or_around_here(target):
         raise OutputError(f"{target} is the current, the home or the root folder and is never replaced")
     if (what := foreign(target)) is not None:

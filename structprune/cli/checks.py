@@ -152,4 +152,4 @@ def limits_of(asked: Mapping[str, Any]) -> tuple[Limit, ...]:
             f"--weights {weights}: expected how many weights are to go or may be left, as in 0.9 or 2M; "
             "a zoo's trained weights come with --pretrained"
         )
-    return read_limits({name: asked[name] for name in QUANTITIES}, prefix="--")
+    return read_limits({name: asked[name] for name in QUANTITIES})

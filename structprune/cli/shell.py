@@ -150,7 +150,7 @@ LESS_MEMORY = {
 
 def _told(error: BaseException, options: Mapping[str, object]) -> tuple[str, int]:
     if isinstance(error, StructpruneError):
-        return str(error), error.exit_code
+        return error.in_shell(), error.exit_code
     if isinstance(error, MemoryError) or "out of memory" in first_line(error).lower():
         less = [words for option, words in LESS_MEMORY.items() if option in options]
         return "; ".join(("out of memory", *([f"what takes less: {', '.join(less)}"] if less else []))), 1

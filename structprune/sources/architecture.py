@@ -89,7 +89,7 @@ def check(architecture: Architecture) -> None:
         raise UnsafeCheckpointError(
             f"{architecture.source!r} names code that is no known zoo's ({', '.join(ZOOS)}), and nothing was"
             " imported; give the unpruned network as model=, or trust_factory=True if you wrote the factory; "
-            f"on the command line --arch {architecture.source}"
+            f"from the shell --arch {architecture.source}"
         )
     if architecture.name not in zoo.names():
         raise InputError(f"{architecture.zoo} has no network {architecture.name!r}")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from structprune.errors import InputError
+from structprune.errors import InputError, argument
 from structprune.files import shown
 from structprune.sources.architecture import FACTORY, Architecture, build_on_meta
 from structprune.sources.identify import (
@@ -31,7 +31,9 @@ State = dict[str, Tensor]
 MAJORITY = 0.5
 """Of all entries, that a known network has more of, else it is only a part of one that is not known."""
 
-BUILDS_YOURS = "name the class or the function that builds yours: --arch yourpackage.module:YourClass"
+BUILDS_YOURS = (
+    f"name the class or the function that builds yours: {argument('arch', 'yourpackage.module:YourClass')}"
+)
 
 NAMED = 5
 LOOKED_AT = 3
@@ -222,7 +224,7 @@ def _refuse_rivals(each: WeightSet, sets: Sequence[WeightSet], finder: Finder, n
 
 def _about_averages(each: WeightSet, sets: Sequence[WeightSet]) -> tuple[str, ...]:
     if each.averaged:
-        others = "; --no-ema takes the others" if any(not other.averaged for other in sets) else ""
+        others = "; the option no-ema takes the others" if any(not other.averaged for other in sets) else ""
         return (f"the weights are moving averages (EMA), those under {each.where!r}{others}",)
     left = [other.where for other in sets if other.averaged]
     return (f"the moving averages (EMA) under {left[0]!r} fit no network and were left out",) if left else ()

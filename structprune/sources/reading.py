@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from structprune.errors import InputError, UsageError
+from structprune.errors import InputError, UsageError, argument
 from structprune.sources.architecture import FACTORY, Architecture, build, build_on_meta
 from structprune.sources.files import State, read_file
 from structprune.sources.fitting import AnyKnown, OneNamed, fit
@@ -91,9 +91,11 @@ def read(
 
 def _check_options(spec: str, on_disk: bool, arch: str | None, pretrained: bool) -> None:
     if on_disk and pretrained:
-        raise UsageError(f"--pretrained fetches a zoo's weights, but {Path(spec).name} brings its own")
+        raise UsageError(
+            f"{argument('pretrained')} fetches a zoo's weights, but {Path(spec).name} brings its own"
+        )
     if arch is not None and not on_disk and not _looks_like_path(spec):
-        raise UsageError(f"--arch says what a file's weights belong to, but {spec} is no file")
+        raise UsageError(f"{argument('arch')} says what a file's weights belong to, but {spec} is no file")
 
 
 def _looks_like_path(spec: str) -> bool:
@@ -108,7 +110,7 @@ def _from_name(spec: str, pretrained: bool, classes: int | None) -> Source:
         raise InputError(f"there is no file {spec}")
     architecture = architecture_named(spec, classes)
     if pretrained and (architecture.zoo == FACTORY or classes is not None):
-        raise UsageError("--pretrained goes with a zoo's name and its own number of classes")
+        raise UsageError(f"{argument('pretrained')} goes with a zoo's name and its own number of classes")
     model = build(architecture, trust_factory=True, pretrained=pretrained)
     return _source(model, architecture, architecture.name, pretrained=pretrained)
 

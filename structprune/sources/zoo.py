@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from structprune.errors import InputError, UsageError
+from structprune.errors import InputError, UsageError, argument
 from structprune.models import MODELS
 from structprune.sources import extras
 
@@ -64,7 +64,8 @@ class Zoo:
 def _build_own(name: str, arguments: Mapping[str, Any], pretrained: bool) -> nn.Module:
     if pretrained:
         raise UsageError(
-            f"structprune ships no weights of {name}; give a file of weights instead of --pretrained"
+            f"structprune ships no weights of {name}; give a file of weights instead of "
+            f"{argument('pretrained')}"
         )
     return MODELS[name](**arguments)
 

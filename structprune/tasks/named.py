@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from structprune.errors import InputError, UsageError
+from structprune.errors import InputError, UsageError, argument
 from structprune.tasks.folders import without
 from structprune.tasks.images import ImageFiles, ImageSet
 from structprune.tasks.read import DATA_SETS, check_same_classes, has_test_split, read_images, same_place
@@ -52,7 +52,9 @@ def read_task(
     name, _, place = task.partition(":")
     folder = Path(place) if place else root
     if test_data is not None and (name in FOLDERS or name in DATA_SETS or task == "digits"):
-        raise UsageError(f"--test-data {test_data}: {name} has test images of its own; leave it out")
+        raise UsageError(
+            f"{argument('test_data', test_data)}: {name} has test images of its own; leave it out"
+        )
     if name in FOLDERS:
         learn, test = _from_folders(name, folder)
         return Task(without(learn, test), test, "its validation part")
@@ -60,7 +62,9 @@ def read_task(
     learn = read_images(spec, download=download)
     if test_data is not None:
         if same_place(task, test_data):
-            raise UsageError("--task and --test-data are the same images; leave --test-data out")
+            raise UsageError(
+                f"{argument('task')} and {argument('test_data')} are the same images; leave the second out"
+            )
         test = read_images(test_data, split="test" if has_test_split(test_data) else "train")
         check_same_classes(learn, test)
         return Task(without(learn, test), test, "images of their own")
@@ -74,7 +78,9 @@ def read_task(
 
 def _rooted(name: str, root: Path | None) -> Path:
     if root is None:
-        raise UsageError(f"--task {name} needs the folder of its data: --root FOLDER")
+        raise UsageError(
+            f"{argument('task', name)} needs the folder of its data: {argument('root', 'FOLDER')}"
+        )
     return root
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from structprune.errors import InputError, UsageError
+from structprune.errors import InputError, UsageError, argument
 from structprune.tasks.arrays import Split, has_test_part, read_npz
 from structprune.tasks.folders import read_class_folders
 from structprune.tasks.images import ImageSet, Pixels
@@ -114,7 +114,8 @@ def check_same_classes(learn: ImageSet, test: ImageSet) -> None:
     common = min(len(learn.classes), len(test.classes))
     if learn.classes[:common] != test.classes[:common]:
         raise InputError(
-            f"--data and --test-data name their classes differently: {', '.join(learn.classes[:5])}, ... "
+            f"{argument('data')} and {argument('test_data')} name their classes differently: "
+            f"{', '.join(learn.classes[:5])}, ... "
             f"and {', '.join(test.classes[:5])}, ...; give both the same class folders"
         )
 

@@ -15,7 +15,7 @@ from structprune import schedules
 from structprune.choose import Scoring
 from structprune.crew import ALONE, Crew
 from structprune.detectors import DETECTORS, Detector
-from structprune.errors import UsageError
+from structprune.errors import UsageError, argument
 from structprune.methods import Method
 from structprune.samples import Samples
 from structprune.scores import MINI_BATCH
@@ -178,20 +178,20 @@ def check(session: Session) -> None:
         )
     for option, given, applies in _options(session):
         if given and not applies:
-            raise UsageError(f"{option} means nothing to the method {session.name}; leave it out")
+            raise UsageError(f"{argument(option)} means nothing to the method {session.name}; leave it out")
     session.longest()
 
 
 def _options(session: Session) -> Iterator[tuple[str, bool, bool]]:
-    """Yield options, whether they were given, and whether the method has a use for them."""
+    """Yield arguments, whether they were given, and whether the method has a use for them."""
     method = session.method
     in_steps = method.fractions != "one shot" or method.schedule == "tick tock"
     longer = method.schedule in ("early", "rewind", "tick tock")
-    yield "--steps", session.steps is not None, in_steps
-    yield "--latest", session.latest is not None, method.schedule == "early"
-    yield "--published-detector", session.published_detector, method.detector == "lazy_regime"
-    yield "--published-length", session.published_length, longer
-    yield "--align", session.align > 1, method.gates == "channels"
+    yield "steps", session.steps is not None, in_steps
+    yield "latest", session.latest is not None, method.schedule == "early"
+    yield "published_detector", session.published_detector, method.detector == "lazy_regime"
+    yield "published_length", session.published_length, longer
+    yield "align", session.align > 1, method.gates == "channels"
 
 
 def _steps_of(session: Session) -> Iterator[schedules.Step]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from structprune.errors import InputError, UnsafeCheckpointError
+from structprune.errors import InputError, UnsafeCheckpointError, argument
 from structprune.unpickle.allowed import Discarded, Holder
 
 # torch.nn.Module calls what is in these; a network that computes by them can be neither trusted nor pruned.
@@ -23,7 +23,7 @@ HOOKS = (
     "_compiled_call_impl",
 )
 
-TRUST = "pass --trust-pickle if you trust its author: reading it runs the code in it"
+TRUST = f"pass {argument('trust_pickle')} if you trust its author: reading it runs the code in it"
 
 
 @dataclass(frozen=True)

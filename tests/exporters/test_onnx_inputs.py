@@ -32,9 +32,9 @@ def test_a_file_of_ours_says_its_size_and_leaves_the_batch_open(tmp_path: Path) 
 def test_a_size_that_is_open_must_be_given(tmp_path: Path) -> None:
     path = written(tmp_path / "open.onnx", TensorProto.FLOAT, ["batch", 3, "height", "width"])
     assert random_inputs(path, (3, 5, 4))[0].shape == (EXAMPLES, 3, 5, 4)
-    with pytest.raises(InputError, match=r"open\.onnx leaves the size of 'x' open.*--input-size"):
+    with pytest.raises(InputError, match=r"open\.onnx leaves the size of 'x' open.*example_input"):
         random_inputs(path)
-    with pytest.raises(InputError, match=r"'x' open: \(any,\); give --input FILE"):
+    with pytest.raises(InputError, match=r"'x' open: \(any,\); give input=FILE"):
         random_inputs(written(tmp_path / "ids.onnx", TensorProto.INT64, ["batch", "length"]))
 
 

@@ -80,5 +80,5 @@ def test_test_images_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["cifar10", "imagenet"])
 def test_a_task_without_its_folder(task: str) -> None:
-    with pytest.raises(UsageError, match="--root"):
+    with pytest.raises(UsageError, match="root=FOLDER"):
         read_task(task)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from exporters.networks import evaluating
 from exporters.providers import Timed, check_device, device_kind, first_line, onnx_runner, open_session
 from exporters.quiet import quiet
+from structprune.choices import CHOICES
 from structprune.errors import InputError, UsageError
 from structprune.report import Runtime
 
@@ -151,12 +152,9 @@ RUNTIMES: Mapping[Runtime, Runner] = {
 }
 """In the order in which they are measured."""
 
-CHOICES: tuple[Runtime, ...] = ("torch", "torch-compile", "onnxruntime")
-"""What a user may ask for. Copies are measured beside ONNX Runtime wherever there are any."""
-
 
 def runtimes_on(device: str, asked: tuple[Runtime, ...]) -> tuple[Runtime, ...]:
-    """Return what is measured on a device where ``asked`` was asked for.
+    """Return what is measured on a device where ``asked`` was asked for; copies go with ONNX Runtime.
 
     Raises:
         UsageError: no runtime has that name.
@@ -165,8 +163,8 @@ def runtimes_on(device: str, asked: tuple[Runtime, ...]) -> tuple[Runtime, ...]:
         >>> runtimes_on("cpu", ("onnxruntime",)), runtimes_on("cuda:0", ("onnxruntime",))
         (('onnxruntime',), ('onnxruntime', 'onnxruntime-copies'))
     """
-    if unknown := [name for name in asked if name not in CHOICES]:
-        raise UsageError(f"unknown runtime {unknown[0]!r}; expected one of: {', '.join(CHOICES)}")
+    if unknown := [name for name in asked if name not in CHOICES["runtime"]]:
+        raise UsageError(f"unknown runtime {unknown[0]!r}; expected one of: {', '.join(CHOICES['runtime'])}")
     wanted = {*asked, *(["onnxruntime-copies"] if "onnxruntime" in asked else [])}
     kind = device_kind(device)
     return tuple(name for name, runner in RUNTIMES.items() if name in wanted and kind in runner.on)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,8 @@ from exporters.networks import Flat, evaluating, flat, input_names, of_batch, ru
 from exporters.onnx_traces import strip_traces
 from exporters.providers import first_line
 from exporters.quiet import quiet
+from structprune.choices import Exporter
 from structprune.errors import InputError, OutputError
-
-Exporter = Literal["auto", "dynamo", "legacy"]
-EXPORTERS = get_args(Exporter)
 
 BATCH = "batch"
 """Name of the dynamic dimension."""

@@ -20,7 +20,8 @@ from exporters.memory import resident_sets
 from exporters.onnx_settings import SCALES, next_batch
 from exporters.readings import Readings, against_first
 from exporters.to_int8 import OnnxModule
-from exporters.to_onnx import Exporter, OnnxExport, to_onnx
+from exporters.to_onnx import OnnxExport, to_onnx
+from structprune.choices import Exporter
 from structprune.report import Int8, Measurement, MeasurementName, Proof
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from structprune.calls import called_from_python
 from structprune.channels import ChannelGroups
 from structprune.channels.picking import Scope
 from structprune.checkpoint import WEIGHTS, staged_folder
+from structprune.choices import CHOICES, Accumulate, Exporter, Labels
 from structprune.choose import DEFAULT_DRAWS, Scoring, about_loss, check_loss
 from structprune.choose import score as score_channels
 from structprune.correction import asked_for, decided
@@ -41,15 +42,12 @@ from structprune.samples import (
     random_samples,
     samples_of,
 )
-from structprune.scores import Accumulate, Labels, Scores
+from structprune.scores import Scores
 from structprune.sources.architecture import Architecture, build_on_meta
 from structprune.sources.identify import mismatch, num_classes, shapes_of
 from structprune.sources.naming import architecture_named
 from structprune.trained import is_trained
 from structprune.trial import TRIAL_INPUTS, cuttable_groups
-
-if TYPE_CHECKING:
-    from exporters.to_onnx import Exporter
 
 
 @dataclass(frozen=True)
@@ -203,11 +201,10 @@ def compress(
         >>> [(proof.name, proof.passed) for proof in small.report.proofs]
         [('closed_gates', True), ('reloaded', True), ('onnx', True), ('signature', True)]
     """
-    from exporters.to_onnx import EXPORTERS
     from exporters.toolbox import Toolbox
 
-    if exporter not in EXPORTERS:
-        raise UsageError(f"exporter {exporter!r} is unknown; known: {', '.join(EXPORTERS)}")
+    if exporter not in CHOICES["exporter"]:
+        raise UsageError(f"exporter {exporter!r} is unknown; known: {', '.join(CHOICES['exporter'])}")
     check_network(model)
     check_callable(forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
     check_loss_given(loss)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from structprune.choices import BatchNormMode
 from structprune.layers import batch_norms
 
-BatchNormMode = Literal["fixed", "batch"]
 Statistics = dict[str, Tensor]
 """Buffer name -> tensor, for every buffer of every batch norm."""
 

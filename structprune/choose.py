@@ -12,6 +12,7 @@ from structprune.arithmetic import exact_arithmetic
 from structprune.batch_norm import buffers_kept, evaluating, take_statistics
 from structprune.budget import Budget, Pick, Plan, select
 from structprune.channels import ChannelGroups
+from structprune.choices import CHOICES, Accumulate, Labels
 from structprune.constant import check_varying
 from structprune.correction import Correction, mend, rechoose
 from structprune.criteria import DEFAULT, named, needed, parts
@@ -23,8 +24,6 @@ from structprune.samples import Samples
 from structprune.schedules import exponential, one_shot
 from structprune.scores import (
     MINI_BATCH,
-    Accumulate,
-    Labels,
     Sampling,
     Scores,
     conserved,
@@ -45,14 +44,6 @@ WIDTHS_BY = "crop"
 # operations lie between them; a pass is to stay below this many bytes.
 _BYTES_PER_PASS = 1.6e9
 _BYTES_PER_INPUT_BYTE = 15
-
-
-_CHOICES: Mapping[str, tuple[str | None, ...]] = {
-    "accumulate": (None, "total", "abs", "square"),
-    "batch_norm": ("fixed", "batch"),
-    "labels": (None, "given", "drawn"),
-    "allocation": (None, "global", "conserved", "uniform"),
-}
 
 
 @dataclass(frozen=True)
@@ -95,9 +86,9 @@ class Scoring:
 
     def __post_init__(self) -> None:
         named(self.score)  # an unknown name is better refused before any work
-        for option, known in _CHOICES.items():
-            if (given := getattr(self, option)) not in known:
-                raise UsageError(f"unknown {option} {given!r}; known: {', '.join(filter(None, known))}")
+        for option in ("accumulate", "batch_norm", "labels", "allocation"):
+            if (value := getattr(self, option)) is not None and value not in CHOICES[option]:
+                raise UsageError(f"unknown {option} {value!r}; known: {', '.join(CHOICES[option])}")
         for option in ("draws", "steps", "chunk"):
             if (number := getattr(self, option)) is not None and number < 1:
                 raise UsageError(f"{option} {number}: expected a number from 1 on")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from structprune.scores import Accumulate
+from structprune.choices import Accumulate
 
 CROP = "EarlyCroP, arXiv 2206.10451"
 NTK_SAP = "NTK-SAP, arXiv 2304.02840"

@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from structprune.batch_norm import BatchNormMode, Statistics, evaluating
+from structprune.batch_norm import Statistics, evaluating
+from structprune.choices import Accumulate, BatchNormMode
 from structprune.crew import ALONE, Crew
 from structprune.errors import InputError
 from structprune.gates import GatedModel, Gates
 
-Accumulate = Literal["total", "abs", "square"]
-Labels = Literal["given", "drawn"]
 Term = Callable[[Gates], Tensor]
 """Gates to a scalar: one chunk's share of a loss."""
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from structprune.align import picking
 from structprune.budget import select
+from structprune.choices import CHOICES
 from structprune.choose import order
 from structprune.correction import mend, rechoose
 from structprune.delivery import Clock, Run, check_finite, judged, proof_inputs
@@ -25,7 +26,6 @@ from structprune.request import Request, Say, Tools
 from structprune.search import first
 from structprune.surgery import shrink
 
-BY = ("nodes", "weights", "params", "flops")
 SECONDS = 1.5
 """Time that is spent on each network."""
 
@@ -78,8 +78,8 @@ def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambd
 def _check(points: int, by: str) -> None:
     if points < 2:
         raise UsageError(f"{points} points make no sweep; give 2 or more")
-    if by not in BY:
-        raise UsageError(f"can't sweep by {by!r}; known: {', '.join(BY)}")
+    if by not in CHOICES["by"]:
+        raise UsageError(f"can't sweep by {by!r}; known: {', '.join(CHOICES['by'])}")
 
 
 def _depths(ranking: Ranking, points: int, by: str) -> list[int]:

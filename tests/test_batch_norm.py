@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from structprune.batch_norm import BatchNormMode, evaluating, fresh_statistics, take_statistics, were_trained
+from structprune.batch_norm import evaluating, fresh_statistics, take_statistics, were_trained
+from structprune.choices import BatchNormMode
 from tests.networks import TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 

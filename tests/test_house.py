@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "_version",
     "errors",
+    "choices",
     "files",
     "signals",
     "fresh_process",
@@ -86,7 +87,7 @@ ORDER = (
     "__init__",
 )
 FREE = {"cli", "__main__", "__init__"}
-EXPORTERS_MAY_IMPORT = {"report", "errors", "files", "checkpoint", "device_profile", "outputs"}
+EXPORTERS_MAY_IMPORT = {"report", "errors", "choices", "files", "checkpoint", "device_profile", "outputs"}
 INSTALLED = ("structprune", "exporters")
 NEVER_IMPORTED = {"benchmarks", "tests", "tools"}
 

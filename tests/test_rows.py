@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy
 
 from structprune import criteria
 from structprune.channels import channel_groups
+from structprune.choices import Accumulate
 from structprune.criteria import Criterion
 from structprune.gates import GatedModel, gate_channels
 from structprune.rows import in_rows
-from structprune.scores import Accumulate, Batch, Sampling, with_drawn_labels
+from structprune.scores import Batch, Sampling, with_drawn_labels
 from tests.criteria.settings import NAMES, network, statistics
 from tests.networks import CLASSES, example
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
+from structprune.choices import Accumulate
 from structprune.errors import InputError
 from structprune.gates import gate_weights
 from structprune.scores import (
-    Accumulate,
     Batch,
     Sampling,
     Scores,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from structprune.choices import CHOICES, listed
 from structprune.errors import UsageError
 from structprune.limits import QUANTITIES, Limit, read_limits
 
@@ -24,8 +25,8 @@ class Rule:
     expected: str
 
 
-def _one_of(*names: str) -> Rule:
-    return Rule(names.__contains__, f"{', '.join(names[:-1])} or {names[-1]}")
+def _one_of(argument: str) -> Rule:
+    return Rule(CHOICES[argument].__contains__, listed(argument))
 
 
 def _at_least(least: int, what: str = "") -> Rule:
@@ -38,33 +39,31 @@ POSITIVE = Rule(lambda value: 0 < value < math.inf, "a number above 0")
 OPSETS = (7, 23)
 """The oldest and the newest version of ONNX's operator set that PyTorch writes."""
 
-RUNTIMES = ("torch", "torch-compile", "onnxruntime")
-
 
 def _least(value: Any) -> Any:
     return min(value) if isinstance(value, list) else value
 
 
 RULES: Mapping[str, Rule] = {
-    "accumulate": _one_of("total", "abs", "square"),
+    "accumulate": _one_of("accumulate"),
     "align": Rule(lambda value: value == "auto" or value >= 1, "1 or more"),
-    "batch_norm": _one_of("fixed", "batch"),
-    "by": _one_of("nodes", "weights", "params", "flops"),
+    "batch_norm": _one_of("batch_norm"),
+    "by": _one_of("by"),
     "batch_size": _at_least(2, " images"),
     "chunk": _at_least(1),
     "classes": _at_least(1),
-    "correct": _one_of("least-squares", "batch-norm", "none"),
+    "correct": _one_of("correct"),
     "draws": _at_least(1),
     "energy_seconds": POSITIVE,
-    "exporter": _one_of("auto", "dynamo", "legacy"),
+    "exporter": _one_of("exporter"),
     "finetune": _at_least(0, " epochs"),
     "floor": Rule(lambda value: 0 <= value < 1, FRACTION),
     "epochs": _at_least(1),
-    "labels": _one_of("given", "drawn"),
+    "labels": _one_of("labels"),
     "latest": _at_least(1),
-    "loss": _one_of("cross-entropy", "mse", "bce"),
+    "loss": _one_of("loss"),
     "lr": POSITIVE,
-    "precision": _one_of("float32", "bfloat16"),
+    "precision": _one_of("precision"),
     "validation": Rule(lambda value: 0 <= value < 1, FRACTION),
     "input_size": Rule(lambda sizes: min(sizes) >= 1, "three sizes of 1 or more"),
     "measure_batch": Rule(lambda sizes: min(sizes) >= 1, "1 or more"),
@@ -75,7 +74,7 @@ RULES: Mapping[str, Rule] = {
     "samples": _at_least(4, ", since as many are compared"),
     "seed": Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2^63"),
     "steps": _at_least(1),
-    "runtime": Rule(lambda names: set(names) <= {*RUNTIMES}, f"{', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}"),
+    "runtime": Rule(lambda names: set(names) <= {*CHOICES["runtime"]}, listed("runtime")),
     "threads": Rule(lambda counts: _least(counts) >= 1, "1 or more"),
 }
 

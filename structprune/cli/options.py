@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from structprune.choices import listed
+
 # A flag takes no value, so its help shows no type.
 flag = partial(typer.Option, metavar="")
 
@@ -77,12 +79,12 @@ Trained = Annotated[
 Accumulate = Annotated[
     str | None,
     typer.Option(
-        help="How derivatives of mini-batches are summed: total, abs or square. Default: by --trained."
+        help=f"How derivatives of mini-batches are summed: {listed('accumulate')}. Default: by --trained."
     ),
 ]
 Loss = Annotated[
     str | None,
-    typer.Option(help="Loss that scores: cross-entropy, mse or bce. Default: the one that fits the output."),
+    typer.Option(help=f"Loss that scores: {listed('loss')}. Default: the one that fits the output."),
 ]
 Labels = Annotated[
     str | None,
@@ -150,7 +152,7 @@ Correct = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")]
 Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]
-Exporter = Annotated[str, typer.Option(help="ONNX exporter: auto, dynamo or legacy.")]
+Exporter = Annotated[str, typer.Option(help=f"ONNX exporter: {listed('exporter')}.")]
 Rtol = Annotated[float, typer.Option(help="Bound of the ONNX proof, of the largest output.")]
 Int8 = Annotated[bool, flag("--int8", help="Also an int8 file, calibrated on the data, compared and timed.")]
 Country = Annotated[
@@ -167,7 +169,7 @@ Runtimes = Annotated[
     list[str],
     typer.Option(
         "--runtime",
-        help="What runs them while they are timed: torch, torch-compile or onnxruntime; may be repeated.",
+        help=f"What runs them while they are timed: {listed('runtime')}; may be repeated.",
     ),
 ]
 Batches = Annotated[list[int], typer.Option("--measure-batch", help="Batch size to time; may be repeated.")]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from structprune.choices import listed
 from structprune.cli import options as o
 from structprune.cli import shell
 from structprune.cli.checks import alignment, check
@@ -17,9 +18,7 @@ from structprune.cli.checks import alignment, check
 def pareto(
     network: o.Network,
     points: Annotated[int, typer.Option(help="Networks, the dense one and the deepest cut among them.")] = 8,
-    by: Annotated[
-        str, typer.Option(help="What falls in even steps: nodes, weights, params or flops.")
-    ] = "nodes",
+    by: Annotated[str, typer.Option(help=f"What falls in even steps: {listed('by')}.")] = "nodes",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", help="Write pareto.json and pareto.svg there."),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from structprune.choices import listed
 from structprune.cli import options as o
 from structprune.cli import shell
 from structprune.cli.checks import check
@@ -72,7 +73,7 @@ def train(
         bool,
         o.flag("--published-detector", help="Find the moment of an early cut as the published code does."),
     ] = False,
-    precision: Annotated[str, typer.Option(help="Of training: float32 or bfloat16.")] = "float32",
+    precision: Annotated[str, typer.Option(help=f"Of training: {listed('precision')}.")] = "float32",
     channels_last: Annotated[
         bool, o.flag("--channels-last", help="Lay images out with channels last.")
     ] = False,

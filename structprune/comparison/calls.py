@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from structprune.arithmetic import doubles_kept, exact_arithmetic
-from structprune.batch_norm import BatchNormMode, buffers_kept, evaluating
+from structprune.batch_norm import buffers_kept, evaluating
+from structprune.choices import BatchNormMode
 from structprune.comparison.gap import Inputs, gap
 from structprune.comparison.inert import undrawn
 from structprune.outputs import tensors_of

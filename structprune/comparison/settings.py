@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from structprune.batch_norm import BatchNormMode
+from structprune.choices import BatchNormMode
 from structprune.comparison.calls import Setting, are_finite, called_in
 from structprune.comparison.gap import Inputs
 from structprune.comparison.sizes import (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from structprune.batch_norm import BatchNormMode
+from structprune.choices import BatchNormMode
 from structprune.comparison.calls import Setting, are_finite, called_in, is_chaotic
 from structprune.comparison.gap import Inputs, gap
 from structprune.report import Branch

@@ -6,12 +6,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from structprune import schedules
+from structprune.choices import Precision
 from structprune.choose import Scoring
 from structprune.crew import ALONE, Crew
 from structprune.detectors import DETECTORS, Detector
@@ -23,7 +24,6 @@ from structprune.tasks import Batches
 from structprune.trainer.identity import fingerprint
 from structprune.training import Recipe
 
-Precision = Literal["float32", "bfloat16"]
 Program = Generator[schedules.Step, bool | None, None]
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from structprune import criteria
-from structprune.batch_norm import BatchNormMode
 from structprune.channels import channel_groups
+from structprune.choices import BatchNormMode
 from structprune.criteria import CRITERIA, Criterion
 from structprune.errors import InputError, UsageError
 from structprune.scores import Scores

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.batch_norm import BatchNormMode
 from structprune.channels import channel_groups
+from structprune.choices import BatchNormMode
 from structprune.criteria import ntk_sap
 from structprune.gates import gate_channels, gate_weights
 from structprune.scores import Batch, Sampling

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from structprune import criteria
-from structprune.batch_norm import BatchNormMode
+from structprune.choices import Accumulate, BatchNormMode
 from structprune.criteria import Criterion
 from structprune.criteria.grasp import TEMPERATURE
-from structprune.scores import Accumulate
 from tests.criteria.settings import (
     KINDS,
     NAMES,

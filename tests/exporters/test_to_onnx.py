@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import exporters.to_onnx
 from exporters.check_onnx import check_onnx
 from exporters.save_onnx import save_onnx
-from exporters.to_onnx import Exporter, to_onnx
+from exporters.to_onnx import to_onnx
+from structprune.choices import Exporter
 from structprune.errors import InputError, OutputError
 from tests.networks import TinyConvBN
 

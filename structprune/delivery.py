@@ -16,27 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from structprune import render
 from structprune.batch_norm import evaluating, take_statistics
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import save_weights_and_plan, widths_of
-from structprune.choose import loss_of
 from structprune.comparison.gap import LEAST_SPREAD
-from structprune.criteria import needed
-from structprune.criteria.ntk_sap import draw_count
-from structprune.environment import hardware, software
 from structprune.errors import InputError
 from structprune.layers import counted_down
-from structprune.limits import nodes_of
 from structprune.proofs import reloaded, require, signature, varies
 from structprune.redraw import begun_again
-from structprune.report import Accuracy, Count, Measurement, Met, Proof, Report, to_json
-from structprune.request import Judge, Meter, Request, Say, Tools
+from structprune.report import Measurement, Met, Proof
+from structprune.request import Judge, Say, Subject, Tools
 from structprune.samples import Samples, random_like
 from structprune.scores import Scores
 from structprune.sources.architecture import FACTORY
-from structprune.surgery import weight_entries, widths
 
 PROOF_INPUTS = 8
 
@@ -64,20 +57,38 @@ class Clock:
 
 @dataclass(frozen=True)
 class Run:
-    """One run's surroundings: where it writes, what it uses, and what it has noted so far."""
+    """Surroundings of one run: what it is about, where it writes and what it uses.
 
-    request: Request
+    Attributes:
+        subject: the dense network and what is to be made of it.
+        folder: an empty folder that results are written into.
+        tools: what exports and measures, or None.
+        say: told what happens next.
+        clock: takes the time of every step.
+        inputs: what outputs are compared on.
+    """
+
+    subject: Subject
     folder: Path
     tools: Tools | None
     say: Say
     clock: Clock
-    notes: list[str]
     inputs: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class CutNetwork:
-    """A network that was cut, before anything else is done to it."""
+    """A network that was cut, before anything else is done to it.
+
+    Attributes:
+        groups: of the dense network.
+        plan: what it keeps of them.
+        scores: what that was chosen by.
+        small: the network.
+        proof: that it is what closed gates say, or None where there is none yet.
+        limits: what was reached of each limit.
+        notes: what a reader of the report must know.
+    """
 
     groups: ChannelGroups
     plan: Plan
@@ -85,28 +96,32 @@ class CutNetwork:
     small: nn.Module
     proof: Proof | None
     limits: tuple[Met, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def written_and_proven(run: Run, cut: CutNetwork, dead: Sequence[str] = ()) -> list[Proof]:
-    """Write the network, load it again, export it, and prove each.
+def written_and_proven(
+    run: Run, cut: CutNetwork, dead: Sequence[str] = ()
+) -> tuple[list[Proof], tuple[str, ...]]:
+    """Write the network, load it again, export it, and prove each; notes come with the proofs.
 
     Outputs of a network with dead layers may be constant by right: then equal constants count.
     """
-    request, small = run.request, cut.small
+    subject, small = run.subject, cut.small
+    notes: tuple[str, ...] = ()
     with run.clock.step("write", "writing and reading back"):
-        _write_network(request, run.folder, cut)
+        _write_network(subject, run.folder, cut)
         # A factory is code that load() runs only for those who say so; they may as well bring the network.
-        named = request.architecture is not None and request.architecture.zoo != FACTORY
-        unpruned = None if named else request.model
+        named = subject.architecture is not None and subject.architecture.zoo != FACTORY
+        unpruned = None if named else subject.model
         proofs = [reloaded(small, run.folder, run.inputs, unpruned)]
-    if run.tools and request.export:
+    if run.tools and subject.export:
         with run.clock.step("export", "exporting to ONNX"):
-            path = run.folder / "model.onnx"
-            proofs.append(export_proven(small, path, run.inputs, run.tools, run.notes))
-    proofs.append(signature(request.model, small, run.inputs))
+            proof, notes = export_proven(small, run.folder / "model.onnx", run.inputs, run.tools)
+            proofs.append(proof)
+    proofs.append(signature(subject.model, small, run.inputs))
     proofs = [_of_constants(proof, dead) for proof in proofs]
     require(proofs)
-    return proofs
+    return proofs, notes
 
 
 def _of_constants(proof: Proof, dead: Sequence[str]) -> Proof:
@@ -117,32 +132,41 @@ def _of_constants(proof: Proof, dead: Sequence[str]) -> Proof:
     return replace(proof, passed=proof.error < proof.tolerance, how=how)
 
 
-def _write_network(request: Request, folder: Path, cut: CutNetwork) -> None:
+def _write_network(subject: Subject, folder: Path, cut: CutNetwork) -> None:
     save_weights_and_plan(
         folder,
         cut.small,
         cut.plan,
-        request.architecture,
-        tuple(request.example[0].shape[1:]),
-        dense_widths=widths_of(request.model, counted_down(cut.small)),
-        name=request.name,
+        subject.architecture,
+        tuple(subject.example[0].shape[1:]),
+        dense_widths=widths_of(subject.model, counted_down(cut.small)),
+        name=subject.name,
     )
 
 
 def export_proven(
-    small: nn.Module, path: Path, inputs: tuple[Tensor, ...], tools: Tools, notes: list[str]
-) -> Proof:
-    """Write the ONNX file and prove it.
+    small: nn.Module, path: Path, inputs: tuple[Tensor, ...], tools: Tools
+) -> tuple[Proof, tuple[str, ...]]:
+    """Write the ONNX file and prove it; notes come with the proof.
 
     Where the network's outputs collapse under its own batch-norm statistics, the file is compared all the
     same, and what counts is a second file, of a copy with the statistics of the inputs.
     """
     on_cpu, inputs = copy.deepcopy(small).cpu().float(), _in_float32(inputs)
-    if any(p.is_floating_point() and p.dtype != torch.float32 for p in small.parameters()):
-        notes.append("the network is exported in float32")
     written = tools.export(on_cpu, inputs, path)
+    return _proven_file(on_cpu, path, inputs, tools, written), tuple(_about_file(small, written))
+
+
+def _about_file(small: nn.Module, written: Any) -> Iterator[str]:
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in small.parameters()):
+        yield "the network is exported in float32"
     if written.fallback:
-        notes.append(f"ONNX written by the {written.exporter} exporter: {written.fallback}")
+        yield f"ONNX written by the {written.exporter} exporter: {written.fallback}"
+
+
+def _proven_file(
+    on_cpu: nn.Module, path: Path, inputs: tuple[Tensor, ...], tools: Tools, written: Any
+) -> Proof:
     proof = tools.check(on_cpu, path, inputs, written)
     if proof.passed or proof.spread is None or proof.spread > LEAST_SPREAD:
         return proof
@@ -181,138 +205,26 @@ VARIED: Mapping[str, Callable[[nn.Module, tuple[Tensor, ...]], nn.Module]] = {
 }
 
 
-def measured_both(run: Run, small: nn.Module) -> Sequence[Measurement]:
-    """Measure the dense and the shrunk network, each as a module and as an ONNX file."""
-    request, tools = run.request, run.tools
-    if tools is None or not request.measure:
-        return ()
-    example = _in_float32(request.example)
+def measured_both(run: Run, small: nn.Module) -> tuple[Sequence[Measurement], tuple[str, ...]]:
+    """Measure the dense and the shrunk network, each as a module and as an ONNX file; notes come with it."""
+    subject, tools = run.subject, run.tools
+    if tools is None or not subject.measure:
+        return (), ()
+    example = _in_float32(subject.example)
     with run.clock.step("measure", "measuring"), TemporaryDirectory(prefix="structprune-") as scratch:
         dense, pruned = Path(scratch, "dense.onnx"), run.folder / "model.onnx"
-        tools.export(copy.deepcopy(request.model).cpu().float(), example, dense)
-        if not request.export:
+        tools.export(copy.deepcopy(subject.model).cpu().float(), example, dense)
+        if not subject.export:
             pruned = Path(scratch, "pruned.onnx")
             tools.export(copy.deepcopy(small).cpu().float(), example, pruned)
         measured = tools.measure(
-            request.model,
+            subject.model,
             small,
-            request.example,
+            subject.example,
             (dense, pruned),
             lambda name: run.say(f"measuring {name}"),
         )
-    run.notes.extend(measured.notes)
-    return measured.measurements
-
-
-def report_of(
-    run: Run,
-    cut: CutNetwork,
-    proofs: tuple[Proof, ...],
-    accuracy: Accuracy | None,
-    measured: Sequence[Measurement],
-    meter: Meter | None,
-) -> Report:
-    """Put together what is known of a run."""
-    request, scoring = run.request, run.request.scoring
-    return Report(
-        method=scoring.score,
-        model=request.name,
-        seed=scoring.seed,
-        **_counts(run, cut),
-        widths=widths(request.model, cut.small),
-        protected=cut.groups.protected,
-        samples=_samples(request, cut.scores),
-        draws=_draws(request, cut.scores),
-        trained=scoring.trained,
-        trained_why=request.trained_why,
-        data=request.samples.how,
-        proofs=proofs,
-        accuracy=accuracy,
-        measurements=tuple(measured),
-        seconds=run.clock.seconds,
-        break_even=_break_even(run.tools, meter, measured),
-        limits=cut.limits,
-        notes=(*run.notes, *_scored_on(cut.scores), *_unmetered(meter)),
-        software=software(),
-        hardware=hardware(next(request.model.parameters()).device),
-        control_flow=cut.groups.control_flow,
-        loss=loss_of(request.samples, scoring),
-    )
-
-
-def _samples(request: Request, scores: Scores) -> int:
-    return scores.taken.samples if scores.taken else sum(len(batch) for batch in request.samples.batches)
-
-
-def _draws(request: Request, scores: Scores) -> int | None:
-    scoring = request.scoring
-    if not any(each.weight_draws for each in needed(scoring.score)):
-        return None
-    if scores.draws:
-        return scores.draws
-    return draw_count(request.samples.batches, scoring.draws)
-
-
-def _counts(run: Run, cut: CutNetwork) -> dict[str, Any]:
-    dense, small, groups = run.request.model, cut.small, cut.groups
-    left = groups.nodes - nodes_gone(groups, cut.plan)
-    one = tuple(x[:1] for x in run.request.example)
-    flops = _flops(run, (dense, small), one)
-    return {
-        "nodes": count(groups.nodes, left, nodes_of(run.request.limits)),
-        "weights": count(weight_entries(dense), weight_entries(small)),
-        "parameters": count(*(sum(p.numel() for p in net.parameters()) for net in (dense, small))),
-        "flops": flops and count(*flops),
-    }
-
-
-def _flops(run: Run, networks: Sequence[nn.Module], one: tuple[Tensor, ...]) -> list[int] | None:
-    if run.tools is None:
-        return None
-    try:
-        return [run.tools.count_flops(net, one) for net in networks]
-    except Exception as error:  # an optional figure, of a forward pass that may raise anything
-        run.notes.append(f"multiply-adds were not counted: {error}")
-        return None
-
-
-def nodes_gone(groups: ChannelGroups, plan: Plan) -> int:
-    """Return how many nodes a plan removes."""
-    return sum(
-        cost
-        for group in groups
-        if group.name in plan.keep
-        for cost, keep in zip(group.costs, plan.keep[group.name].tolist(), strict=True)
-        if not keep
-    )
-
-
-def count(before: int, after: int, asked: float | None = None) -> Count:
-    """Return how much is gone."""
-    return Count(before, after, 1 - after / before if before else 0.0, asked)
-
-
-def _scored_on(scores: Scores) -> Iterator[str]:
-    if scores.taken is not None:
-        yield str(scores.taken)
-
-
-def _unmetered(meter: Meter | None) -> Iterator[str]:
-    if meter is not None and meter.joules is None:
-        yield f"what compressing took in energy, and when it pays for itself, is not known: {meter.how}"
-
-
-def _break_even(tools: Tools | None, meter: Meter | None, measured: Sequence[Measurement]) -> float | None:
-    energy = next((m for m in measured if m.name == "energy"), None)
-    if tools is None or meter is None or meter.joules is None or energy is None:
-        return None
-    return tools.break_even(meter.joules, energy.dense.median / 1000, energy.pruned.median / 1000)
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """Write ``report.json`` and ``report.md``."""
-    (folder / "report.json").write_text(to_json(report), encoding="utf-8")
-    (folder / "report.md").write_text(render.markdown(report), encoding="utf-8")
+    return measured.measurements, measured.notes
 
 
 def judged(judge: Judge, model: nn.Module) -> float:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from structprune.align import Layers, compare, device_layers, picking
 from structprune.budget import Plan, select
 from structprune.channels import ChannelGroups
-from structprune.choose import Choice
 from structprune.correction import mend
 from structprune.delivery import (
     Clock,
@@ -26,10 +25,7 @@ from structprune.delivery import (
     check_finite,
     judged,
     measured_both,
-    nodes_gone,
     proof_inputs,
-    report_of,
-    write_report,
     written_and_proven,
 )
 from structprune.device_profile import note_choosing
@@ -37,7 +33,8 @@ from structprune.errors import InputError
 from structprune.limited import within_limits
 from structprune.proofs import CLOSED_INPUTS, closed_gates, require, unproven_group
 from structprune.quantised import with_int8
-from structprune.report import Accuracy, Met
+from structprune.report import Accuracy
+from structprune.reporting import Evidence, nodes_gone, of_compression, write_report
 from structprune.request import Outcome, Request, Say, Tools
 from structprune.samples import Samples
 from structprune.scores import Scores
@@ -64,52 +61,56 @@ def compress(
     check_finite(request.model)
     _check_samples(request.samples)
     inputs = proof_inputs(request.samples, request.scoring.seed)
-    run = Run(request, folder, tools, say, Clock(say), list(request.notes), inputs)
+    run = Run(request, folder, tools, say, Clock(say), inputs)
     with tools.metered() if tools and request.measure else nullcontext() as meter:
-        raw = _cut(run)
-        cut = _mended(run, raw)
-        accuracy = _judged_after_finetuning(run, raw.small, cut.small)
-    proofs = (*([cut.proof] if cut.proof else []), *written_and_proven(run, cut))
-    measured = measured_both(run, cut.small)
-    report = with_int8(run, report_of(run, cut, proofs, accuracy, measured, meter))
+        raw = _cut(run, request)
+        cut = _mended(run, request, raw)
+        accuracy = _judged_after_finetuning(run, request, raw.small, cut.small)
+    proofs, about_files = written_and_proven(run, cut)
+    measured, about_measuring = measured_both(run, cut.small)
+    notes = (*request.notes, *cut.notes, *about_files, *about_measuring)
+    evidence = Evidence((*([cut.proof] if cut.proof else []), *proofs), measured, meter, notes)
+    report = with_int8(run, request, of_compression(run, request, cut, evidence, accuracy))
     write_report(report, folder)
     return Outcome(cut.small, cut.plan, cut.scores, report, cut.groups)
 
 
-def _cut(run: Run) -> CutNetwork:
+def _cut(run: Run, request: Request) -> CutNetwork:
     """Gate, score, select, shrink, and prove the cut before anything is built on it.
 
     A group whose removal fails the proof, though its trial cut passed, is protected, and the rest chosen
     again.
     """
-    groups = groups_of(run)
-    run.notes.extend(_control_flow(groups))
+    groups = groups_of(run, request)
     while True:
-        cut = _cut_of(run, groups)
+        cut = _cut_of(run, request, groups)
         assert cut.proof is not None
         if cut.proof.passed or (culprit := unproven_group(*_proven(run, cut))) is None:
             break
         groups = groups.without({culprit: f"the proof of a cut of it failed: {cut.proof.how}"})
     require([cut.proof])
-    run.notes.extend((*_missed(groups, cut.plan), *_whole(groups, cut.plan, run.request.profile is not None)))
-    return cut
+    whole = _whole(groups, cut.plan, request.profile is not None)
+    return replace(cut, notes=(*_control_flow(groups), *cut.notes, *_missed(groups, cut.plan), *whole))
 
 
-def _cut_of(run: Run, groups: ChannelGroups) -> CutNetwork:
-    request, clock = run.request, run.clock
-    choice, limits = _chosen(run, groups)
-    plan = choice.plan
-    with clock.step("cut", "cutting"):
+def _cut_of(run: Run, request: Request, groups: ChannelGroups) -> CutNetwork:
+    """Cut to the least that keeps every limit, and prove that cut."""
+    layers = device_layers_of(request, groups)
+    choice, limits = within_limits(run, request, groups, picking(layers))
+    plan, notes = choice.plan, choice.notes
+    if layers is not None:
+        notes = (*notes, *_aligned(layers, choice.scores, groups, plan))
+    with run.clock.step("cut", "cutting"):
         small = shrink(request.model, groups, plan).eval()
-    unproven = CutNetwork(groups, plan, choice.scores, small, None, limits)
-    with clock.step("prove", "proving the cut"):
+    unproven = CutNetwork(groups, plan, choice.scores, small, None, limits, notes)
+    with run.clock.step("prove", "proving the cut"):
         dense, groups, plan, some = _proven(run, unproven)
         return replace(unproven, proof=closed_gates(dense, small, groups, plan, some))
 
 
 def _proven(run: Run, cut: CutNetwork) -> tuple[nn.Module, ChannelGroups, Plan, tuple[Tensor, ...]]:
     """What the proof of closed gates takes, but the cut network."""
-    return run.request.model, cut.groups, cut.plan, tuple(x[:CLOSED_INPUTS] for x in run.inputs)
+    return run.subject.model, cut.groups, cut.plan, tuple(x[:CLOSED_INPUTS] for x in run.inputs)
 
 
 def _control_flow(groups: ChannelGroups) -> Iterator[str]:
@@ -120,21 +121,10 @@ def _control_flow(groups: ChannelGroups) -> Iterator[str]:
         yield f"control flow: {shown}{more}; the proof closed_gates says what was tried"
 
 
-def groups_of(run: Run) -> ChannelGroups:
+def groups_of(run: Run, request: Request) -> ChannelGroups:
     """Groups of channels of the run's network that may leave."""
-    request = run.request
     with run.clock.step("trace", "finding coupled channels"):
         return cuttable_groups(request.model, request.example, run.inputs, request.scope)
-
-
-def _chosen(run: Run, groups: ChannelGroups) -> tuple[Choice, tuple[Met, ...]]:
-    """Channels that stay, for the least cut that keeps every limit, and what that reaches of each."""
-    layers = device_layers_of(run.request, groups)
-    choice, reached = within_limits(run, groups, picking(layers))
-    run.notes.extend(choice.notes)
-    if layers is not None:
-        run.notes.extend(_aligned(layers, choice.scores, groups, choice.plan))
-    return choice, reached
 
 
 def device_layers_of(request: Request, groups: ChannelGroups) -> Layers | None:
@@ -144,14 +134,13 @@ def device_layers_of(request: Request, groups: ChannelGroups) -> Layers | None:
     return device_layers(request.model, request.example, groups, request.profile)
 
 
-def _mended(run: Run, cut: CutNetwork) -> CutNetwork:
+def _mended(run: Run, request: Request, cut: CutNetwork) -> CutNetwork:
     """Mend the network, once the cut itself is proven."""
-    if run.request.correction is None:
+    if request.correction is None:
         return cut
     with run.clock.step("mend", "mending"):
-        found = mend(run.request.model, cut.small, cut.groups, cut.plan, run.request.correction)
-    run.notes.extend([found.note] if found.note else [])
-    return replace(cut, small=found.model)
+        mended = mend(request.model, cut.small, cut.groups, cut.plan, request.correction)
+    return replace(cut, small=mended.model, notes=(*cut.notes, *([mended.note] if mended.note else [])))
 
 
 def _missed(groups: ChannelGroups, plan: Plan) -> Iterator[str]:
@@ -184,9 +173,9 @@ def _check_samples(samples: Samples) -> None:
             raise InputError("the scoring inputs hold NaN or infinite values; give finite data")
 
 
-def _judged_after_finetuning(run: Run, raw: nn.Module, small: nn.Module) -> Accuracy | None:
+def _judged_after_finetuning(run: Run, request: Request, raw: nn.Module, small: nn.Module) -> Accuracy | None:
     """Take the accuracy before, right after the cut, after mending and after fine-tuning."""
-    request, judge = run.request, run.request.judge
+    judge = request.judge
     if judge is not None:
         with run.clock.step("evaluate", "taking the accuracy"):
             before, cut = judged(judge, request.model), judged(judge, raw)

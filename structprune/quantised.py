@@ -11,7 +11,7 @@ from torch import Tensor
 from structprune.delivery import Run, judged
 from structprune.errors import InputError
 from structprune.report import Int8, Report
-from structprune.request import Judge, Say, Tools
+from structprune.request import Judge, Request, Say, Tools
 from structprune.samples import Samples
 
 FILE = "model.int8.onnx"
@@ -19,12 +19,12 @@ MOST = 256
 """Inputs at most, of which half calibrate and half are compared on."""
 
 
-def with_int8(run: Run, report: Report) -> Report:
+def with_int8(run: Run, request: Request, report: Report) -> Report:
     """Write ``model.int8.onnx`` where it was asked for, and add to the report what it is worth.
 
     A network that can't be quantised gets a note instead.
     """
-    request, tools = run.request, run.tools
+    tools = run.tools
     if tools is None or not (request.int8 and request.export):
         return report
     path, out = run.folder / "model.onnx", run.folder / FILE

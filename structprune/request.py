@@ -85,6 +85,34 @@ class Tools(Protocol):
         """Return after how many inferences the energy spent is earned back."""
 
 
+class Subject(Protocol):
+    """What a run is about: the dense network, and what is to be made of the one that comes of it."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The dense network."""
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """Positional inputs with a batch dimension."""
+
+    @property
+    def name(self) -> str:
+        """Name of the network."""
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """How to rebuild the network by name, or None."""
+
+    @property
+    def export(self) -> bool:
+        """Whether to write and prove an ONNX file."""
+
+    @property
+    def measure(self) -> bool:
+        """Whether to measure."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """How the accuracy is taken.
@@ -162,7 +190,7 @@ class Lesson:
         session: what trains, and how.
         task: what is learned, for the report.
         recipe: the recipe's name.
-        network: its name, for the report.
+        name: of the network, for the report.
         judge: takes the test accuracy, once.
         architecture: how to rebuild the network by name, or None.
         resume: whether to go on from the session's checkpoint.
@@ -174,13 +202,23 @@ class Lesson:
     session: Session
     task: str
     recipe: str
-    network: str
+    name: str
     judge: Judge
     architecture: Architecture | None = None
     resume: bool = False
     export: bool = True
     measure: bool = True
     notes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> nn.Module:
+        """The network as it was before the training."""
+        return self.session.model
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """Positional inputs with a batch dimension."""
+        return self.session.example
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from structprune.align import picking
+from structprune.align import Layers, picking
 from structprune.budget import select
 from structprune.choices import CHOICES
 from structprune.choose import order
@@ -23,6 +23,7 @@ from structprune.pipeline import device_layers_of, groups_of
 from structprune.ranking import Ranking
 from structprune.report import Measurement
 from structprune.request import Request, Say, Tools
+from structprune.scores import Scores
 from structprune.search import first
 from structprune.surgery import shrink
 
@@ -51,14 +52,11 @@ def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambd
     check_finite(request.model)
     with TemporaryDirectory(prefix="structprune-") as scratch:
         inputs = proof_inputs(request.samples, request.scoring.seed)
-        run = Run(request, Path(scratch), tools, say, Clock(say), list(request.notes), inputs)
-        groups = groups_of(run)
+        run = Run(request, Path(scratch), tools, say, Clock(say), inputs)
+        groups = groups_of(run, request)
         with run.clock.step("score", "scoring"):
             scores = order(request.model, groups, request.samples, request.scoring)
-        run.notes.extend([str(scores.taken)] if scores.taken else [])
         layers = device_layers_of(request, groups)
-        if layers is not None:
-            run.notes.append(note_choosing(layers.profile))
         ranking = Ranking(
             request.model,
             groups,
@@ -70,9 +68,10 @@ def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambd
         )
         with run.clock.step("sweep"):
             depths = _depths(ranking, points, by)
-            taken, accuracies = _taken(run, ranking, depths, tools)
+            taken, accuracies = _taken(run, request, ranking, depths, tools)
         found = [_point(ranking, *row) for row in zip(depths, taken, accuracies, strict=True)]
-        return _front(run, by, found, taken[0])
+        notes = (*request.notes, *_about_choosing(scores, layers))
+        return _front(run, request, by, found, taken[0], notes)
 
 
 def _check(points: int, by: str) -> None:
@@ -101,14 +100,14 @@ def _depths(ranking: Ranking, points: int, by: str) -> list[int]:
 
 
 def _taken(
-    run: Run, ranking: Ranking, depths: Sequence[int], tools: Tools
+    run: Run, request: Request, ranking: Ranking, depths: Sequence[int], tools: Tools
 ) -> tuple[Sequence[Measurement], list[float | None]]:
     """Export every network, take its accuracy where there are data, and time all of them in turn."""
-    files, accuracies, request = [], [], run.request
+    files, accuracies = [], []
     example = tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in request.example)
     for i, depth in enumerate(depths, start=1):
         run.say(f"cutting, point {i} of {len(depths)}")
-        network = _network(run, ranking, depth)
+        network = _network(request, ranking, depth)
         accuracies.append(judged(request.judge, network) if request.judge else None)
         files.append(run.folder / f"{depth}.onnx")
         tools.export(network.cpu().float(), example, files[-1])
@@ -116,9 +115,9 @@ def _taken(
     return tools.compare("batch_time", files, example, SECONDS), accuracies
 
 
-def _network(run: Run, ranking: Ranking, depth: int) -> nn.Module:
+def _network(request: Request, ranking: Ranking, depth: int) -> nn.Module:
     """Return the network at a depth as compressing to there leaves it: channels chosen anew, and mended."""
-    dense, correction, groups = run.request.model, run.request.correction, ranking.groups
+    dense, correction, groups = request.model, request.correction, ranking.groups
     if not depth:
         return copy.deepcopy(dense).eval()
     if correction is None:
@@ -150,8 +149,16 @@ def _judged_how(request: Request) -> str | None:
     return f"{request.judge.how}{mended}"
 
 
-def _front(run: Run, by: str, found: Sequence[Point], timed: Measurement) -> Front:
-    request = run.request
+def _about_choosing(scores: Scores, layers: Layers | None) -> Iterator[str]:
+    if scores.taken:
+        yield str(scores.taken)
+    if layers is not None:
+        yield note_choosing(layers.profile)
+
+
+def _front(
+    run: Run, request: Request, by: str, found: Sequence[Point], timed: Measurement, notes: tuple[str, ...]
+) -> Front:
     return Front(
         model=request.name,
         method=request.scoring.score,
@@ -163,7 +170,7 @@ def _front(run: Run, by: str, found: Sequence[Point], timed: Measurement) -> Fro
         points=marked(found),
         data=request.samples.how,
         accuracy_how=_judged_how(request),
-        notes=tuple(run.notes),
+        notes=notes,
         seconds=run.clock.seconds,
         software=software(),
         hardware=hardware(next(request.model.parameters()).device),

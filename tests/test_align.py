@@ -22,8 +22,8 @@ from structprune.align import (
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.choose import Scoring, choose
-from structprune.delivery import nodes_gone
 from structprune.errors import TargetUnreachableError, UsageError
+from structprune.reporting import nodes_gone
 from structprune.samples import random_samples
 from structprune.surgery import shrink
 from tests.device_profiles import made_up

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune import lessons
 from structprune.channels import channel_groups as traced_groups
 from structprune.criteria import CRITERIA, needed
 from structprune.criteria.force import force
 from structprune.criteria.magnitude import magnitude
 from structprune.report import Report
+from structprune.reporting import inputs_of_score
 from structprune.trainer import train
 from structprune.trainer.cutting import cutter
 from tests.cli.command import Command
@@ -135,6 +135,6 @@ def _apart_from_name(report: Report) -> tuple[object, ...]:
 def test_training_treats_it_alike(ours: str, theirs: str) -> None:
     plain = session(ours)
     other = replace(plain, method=replace(plain.method, score=theirs))
-    assert lessons.inputs_of_score(other) == lessons.inputs_of_score(plain)
+    assert inputs_of_score(other) == inputs_of_score(plain)
     one, two = train(plain), train(other)
     assert all(torch.equal(mask, two.masks[name]) for name, mask in one.masks.items())

@@ -48,16 +48,15 @@ INPUTS = (example(TinyResidualConcat, 8),)
 
 
 def test_the_right_file_passes(tmp_path: Path) -> None:
-    notes: list[str] = []
-    proof = export_proven(TinyResidualConcat().eval(), tmp_path / "model.onnx", INPUTS, LEGACY, notes)
+    proof, notes = export_proven(TinyResidualConcat().eval(), tmp_path / "model.onnx", INPUTS, LEGACY)
     assert proof.passed
-    assert notes == []
+    assert notes == ()
     assert (tmp_path / "model.onnx").exists()
 
 
 def test_the_file_of_another_network_fails(tmp_path: Path) -> None:
     tools = ExportsAnother(exporter="legacy")
-    proof = export_proven(TinyResidualConcat().eval(), tmp_path / "model.onnx", INPUTS, tools, [])
+    proof, _ = export_proven(TinyResidualConcat().eval(), tmp_path / "model.onnx", INPUTS, tools)
     assert not proof.passed
 
 
@@ -65,7 +64,7 @@ def test_where_outputs_collapse_a_copy_with_statistics_of_the_inputs_counts(tmp_
     model, path = Collapsing().eval(), tmp_path / "model.onnx"
     assert not LEGACY.check(model, LEGACY.export(model, INPUTS, path).path, INPUTS).passed
     before = snapshot(model)
-    proof = export_proven(model, path, INPUTS, LEGACY, [])
+    proof, _ = export_proven(model, path, INPUTS, LEGACY)
     assert proof.passed
     assert "on a copy with the inputs' batch-norm statistics, the file itself: " in proof.how
     assert proof.spread is not None
@@ -77,7 +76,7 @@ def test_where_outputs_collapse_a_copy_with_statistics_of_the_inputs_counts(tmp_
 @pytest.mark.parametrize("times", [1, 100], ids=["the file itself", "both files"])
 def test_where_outputs_collapse_another_network_fails_too(tmp_path: Path, times: int) -> None:
     tools = ExportsAnother(exporter="legacy", times=times)
-    proof = export_proven(Collapsing().eval(), tmp_path / "model.onnx", INPUTS, tools, [])
+    proof, _ = export_proven(Collapsing().eval(), tmp_path / "model.onnx", INPUTS, tools)
     assert not proof.passed
 
 
@@ -93,14 +92,14 @@ FIXED = "control flow fixed to what the example takes"
 
 
 def test_control_flow_that_only_a_trace_took_is_no_proof(tmp_path: Path) -> None:
-    proof = export_proven(Bright().eval(), tmp_path / "model.onnx", INPUTS, Toolbox(), [])
+    proof, _ = export_proven(Bright().eval(), tmp_path / "model.onnx", INPUTS, Toolbox())
     assert not proof.passed
     assert FIXED in proof.how
     assert proof.error < 1e-5  # no comparison could have told
 
 
 def test_control_flow_may_be_fixed_by_name(tmp_path: Path) -> None:
-    proof = export_proven(Bright().eval(), tmp_path / "model.onnx", INPUTS, LEGACY, [])
+    proof, _ = export_proven(Bright().eval(), tmp_path / "model.onnx", INPUTS, LEGACY)
     assert proof.passed
     assert FIXED in proof.how
     assert "times" not in proof.how
@@ -115,6 +114,6 @@ class LargeBatch(TinyResidualConcat):
 
 
 def test_a_batch_beyond_what_the_exporter_knows_of_is_tried(tmp_path: Path) -> None:
-    proof = export_proven(LargeBatch().eval(), tmp_path / "model.onnx", INPUTS, Toolbox(), [])
+    proof, _ = export_proven(LargeBatch().eval(), tmp_path / "model.onnx", INPUTS, Toolbox())
     assert not proof.passed
     assert proof.how.endswith("a batch of 41")

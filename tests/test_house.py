@@ -77,6 +77,7 @@ ORDER = (
     "request",
     "delivery",
     "limited",
+    "reporting",
     "quantised",
     "pipeline",
     "sweep",

@@ -20,7 +20,7 @@ from exporters.flops import count_flops
 from exporters.toolbox import Toolbox
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose
+from structprune.choose import Choice, Scoring, choose
 from structprune.delivery import Clock, Run
 from structprune.errors import TargetUnreachableError, UsageError
 from structprune.limited import within_limits
@@ -80,8 +80,13 @@ def request_for(model: nn.Module, shape: tuple[int, ...], limits: dict[str, Any]
 
 def run_of(request: Request, folder: Path, tools: Tools | None) -> tuple[Run, ChannelGroups, list[str]]:
     told: list[str] = []
-    run = Run(request, folder, tools, told.append, Clock(told.append), [], request.example)
+    run = Run(request, folder, tools, told.append, Clock(told.append), request.example)
     return run, channel_groups(request.model, request.example), told
+
+
+def within(run: Run, groups: ChannelGroups) -> tuple[Choice, tuple[Met, ...]]:
+    assert isinstance(run.subject, Request)
+    return within_limits(run, run.subject, groups)
 
 
 # ---- counts
@@ -147,9 +152,9 @@ def test_counted_limits_are_what_trying_every_cut_gives(
     expected = by_trying_all(request, build, align)
     if expected is None:
         with pytest.raises(TargetUnreachableError):
-            within_limits(run, groups)
+            within(run, groups)
         return
-    choice, met = within_limits(run, groups)
+    choice, met = within(run, groups)
     plan, scores = choice.plan, choice.scores
     assert {name: keep.tolist() for name, keep in plan.keep.items()} == {
         name: keep.tolist() for name, keep in expected.keep.items()
@@ -193,7 +198,7 @@ def test_counts_out_of_reach_are_refused_before_scoring(
     limits = {name: "0.02k" if value == "20k" else value for name, value in limits.items()}
     run, groups, told = run_of(request_for(Residual(), (3, 8, 8), limits), tmp_path, Toolbox())
     with pytest.raises(TargetUnreachableError) as refused:
-        within_limits(run, groups)
+        within(run, groups)
     text = str(refused.value).replace("0.02k", "20")
     assert all(word in text for word in (*words, "in the way", "at their narrowest")), text
     assert told == []
@@ -203,11 +208,11 @@ def test_what_is_named_as_reachable_can_be_asked_for(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Residual()
     with pytest.raises(TargetUnreachableError) as refused:
-        within_limits(*run_of(request_for(model, (3, 8, 8), {"params": "0.001k"}), tmp_path, Toolbox())[:2])
+        within(*run_of(request_for(model, (3, 8, 8), {"params": "0.001k"}), tmp_path, Toolbox())[:2])
     named = str(refused.value).partition("allows ")[2].partition(" or more")[0]
     named = named if named[-1].isalpha() else f"{float(named) / 1000}k"
     request = request_for(model, (3, 8, 8), {"params": named})
-    plan = within_limits(*run_of(request, tmp_path, Toolbox())[:2])[0].plan
+    plan = within(*run_of(request, tmp_path, Toolbox())[:2])[0].plan
     assert plan.reached > 0.5
 
 
@@ -259,7 +264,7 @@ def met_by(
     model = options.pop("model", None) or wide()
     folder.mkdir(exist_ok=True)
     run, groups, told = run_of(request_for(model, (30,), limits, **options), folder, tools)
-    choice, met = within_limits(run, groups)
+    choice, met = within(run, groups)
     plan = choice.plan
     return {row.name: row for row in met}, plan, told
 
@@ -285,9 +290,10 @@ def test_to_be_sure_files_are_opened_several_times_and_the_median_counts(
     sure: bool, speedups: tuple[float, ...], counts: float, tmp_path: Path
 ) -> None:
     model, tools = wide(), Stopwatch(speedups=iter(speedups))
-    run, groups, _ = run_of(request_for(model, (30,), {"speedup": 2}), tmp_path, tools)
+    request = request_for(model, (30,), {"speedup": 2})
+    run, groups, _ = run_of(request, tmp_path, tools)
     scores = {group.name: torch.zeros(group.size) for group in groups}
-    bench = Bench(run, Ranking(model, groups, scores, run.request.budget(), run.request.example), tmp_path)
+    bench = Bench(run, Ranking(model, groups, scores, request.budget(), request.example), tmp_path)
     taken = bench.measure("batch_time", 8, sure)
     assert len(tools.compared) == (3 if sure else 1)
     assert taken.ratio is not None
@@ -317,7 +323,7 @@ def test_a_latency_is_that_of_the_machine_as_it_was_in_the_middle_of_the_search(
 ) -> None:
     tools, model = Stopwatch(paces=DRIFTS[drift]()), wide()
     run, groups, _ = run_of(request_for(model, (30,), {"latency": "3ms"}), tmp_path, tools)
-    choice, (met,) = within_limits(run, groups)
+    choice, (met,) = within(run, groups)
     plan = choice.plan
     seen = list(itertools.islice(DRIFTS[drift](), len(tools.compared)))
     dense, left = (weight_entries(net) / 1e3 for net in (model, shrink(model, groups, plan)))
@@ -446,11 +452,11 @@ def test_steps_reach_limits_by_scores_that_were_taken_anew(tmp_path: Path) -> No
 
 def test_without_tools_what_is_counted_can_be_limited_and_the_rest_not(tmp_path: Path) -> None:
     request = request_for(wide(), (30,), {"params": 0.5})
-    plan = within_limits(*run_of(request, tmp_path, None)[:2])[0].plan
+    plan = within(*run_of(request, tmp_path, None)[:2])[0].plan
     assert plan.reached > 0
     for limits in ({"speedup": 2}, {"disk": 0.5}, {"flops": 0.5}):
         with pytest.raises(UsageError, match=next(iter(limits))):
-            within_limits(*run_of(request_for(wide(), (30,), limits), tmp_path, None)[:2])
+            within(*run_of(request_for(wide(), (30,), limits), tmp_path, None)[:2])
 
 
 # ---- the whole story

@@ -73,29 +73,29 @@ def run(asked: Asked, say: Say) -> Exported:
     check_file(path, asked["force"])
     learn, test = inputs.read_data(asked["data"], asked["test_data"]) if asked["data"] else (None, None)
     network = read(asked, say, learn)
-    notes = list(network.notes)
     with staged_file(path) as draft, TemporaryDirectory(prefix="structprune-") as scratch:
         float32 = Path(scratch, "model.onnx") if asked["int8"] else draft
-        proof = _proven(asked, network, float32, notes, say)
+        proof, about_file = _proven(asked, network, float32, say)
+        notes = (*network.notes, *about_file)
         if not asked["int8"]:
-            return Exported(path, proof, tuple(notes), None)
+            return Exported(path, proof, notes, None)
         images = None
         if learn is not None:
             chosen = {name: asked[name] for name in ("mean", "std", "seed")}
             images = inputs.prepare(learn, test, network, samples=MOST, batch_size=128, **chosen)
-            notes += images.notes
+            notes = (*notes, *images.notes)
         samples = inputs.samples_for(network, images, MOST, asked["seed"])
         judge = inputs.judge(images) if images else None
         found = quantised(_tools(asked), float32, draft, samples, judge, say, measure=True)
     return Exported(path, proof, (*notes, *found.notes), found)
 
 
-def _proven(asked: Asked, network: inputs.Network, path: Path, notes: list[str], say: Say) -> Proof:
+def _proven(asked: Asked, network: inputs.Network, path: Path, say: Say) -> tuple[Proof, tuple[str, ...]]:
     samples = random_samples(network.model, network.example, PROOF_INPUTS, asked["seed"])
     say("exporting")
-    proof = export_proven(network.model, path, samples.batches[0].inputs, _tools(asked), notes)
+    proof, notes = export_proven(network.model, path, samples.batches[0].inputs, _tools(asked))
     require([proof])
-    return proof
+    return proof, notes
 
 
 def _tools(asked: Asked) -> Toolbox:

@@ -182,7 +182,7 @@ def _lesson(course: _Course, say: Say) -> Lesson:
         session=_session(course, network, images, held),
         task=learn.name,
         recipe=asked["recipe"],
-        network=network.source.name,
+        name=network.source.name,
         judge=replace(inputs.judge(images), how=task.how),
         architecture=network.source.architecture,
         resume=asked["resume"],

@@ -50,7 +50,7 @@ class Bench:
     @property
     def example(self) -> tuple[Tensor, ...]:
         """Inputs as the files take them."""
-        return tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in self.run.request.example)
+        return tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in self.run.subject.example)
 
     def file(self, depth: int) -> Path:
         """Return the ONNX file of the network at a depth; beside the dense one only the last is kept."""
@@ -59,7 +59,7 @@ class Bench:
             for old in self.folder.iterdir():
                 if not old.name.startswith("0.onnx"):
                     old.unlink()
-            network = self.ranking.network(depth) if depth else copy.deepcopy(self.run.request.model)
+            network = self.ranking.network(depth) if depth else copy.deepcopy(self.run.subject.model)
             self.tools.export(network.cpu().float(), self.example, path)
         return path
 

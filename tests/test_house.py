@@ -100,7 +100,12 @@ TOP_LEVEL = {
     "ruff.toml",
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CITATION.cff",
     "LICENSE",
+    "docs",
+    "examples",
 }
 BESIDE_CODE = {"py.typed", "__pycache__"}
 

@@ -363,9 +363,9 @@ def _run_elsewhere(folder: Path, inputs: Inputs, unpruned: nn.Module | None) -> 
 
 def _reload(folder: str, task: str, answer: str) -> None:
     # The task was pickled by our own parent process a moment ago.
-    asked = torch.load(task, weights_only=False)
-    model = load(Path(folder), model=asked["unpruned"])
-    torch.save(_run_in_modes(model, tuple(asked["inputs"])), answer)
+    sent = torch.load(task, weights_only=False)
+    model = load(Path(folder), model=sent["unpruned"])
+    torch.save(_run_in_modes(model, tuple(sent["inputs"])), answer)
 
 
 def require(proofs: Sequence[Proof]) -> None:

@@ -92,6 +92,8 @@ def check(asked: Mapping[str, Any]) -> None:
     """
     for option, rule in RULES.items():
         value = asked.get(option)
+        if option == "align" and isinstance(value, str):
+            value = alignment(value, asked.get("profile") is not None)
         if value is not None and not rule.holds(value):
             raise UsageError(f"{_spelled(option)} {_shown(value)}: expected {rule.expected}")
     for option in NEED_DATA:
@@ -145,10 +147,10 @@ def limits_of(asked: Mapping[str, Any]) -> tuple[Limit, ...]:
     Raises:
         UsageError: nothing is asked for, or something that makes no sense.
     """
-    weights = asked["weights"]
+    weights = asked.get("weights")
     if weights is not None and weights[:1].isalpha():
         raise UsageError(
             f"--weights {weights}: expected how many weights are to go or may be left, as in 0.9 or 2M; "
             "a zoo's trained weights come with --pretrained"
         )
-    return read_limits({name: asked[name] for name in QUANTITIES})
+    return read_limits({name: asked.get(name) for name in QUANTITIES})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,49 +11,46 @@ import typer
 from structprune.cli import options as o
 from structprune.cli import shell
 from structprune.cli.checks import check
+from structprune.cli.panels import flat, takes_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """All that ``export`` is told."""
+
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.onnx here.")
+    ] = None
+    network: o.NetworkOptions
+    form: o.ExporterOptions
+    rtol: o.Rtol = 1e-4
+    int8: Annotated[
+        bool,
+        o.flag(
+            "--int8",
+            help="Write int8, calibrated on --data, and time it against float32.",
+            rich_help_panel="Export",
+        ),
+    ] = False
+    data: o.DataOptions
+    measure_batch: o.Batches = field(default_factory=lambda: [1, 8])
+    threads: o.Threads = 1
+    place: o.PlaceOptions
+    force: o.Force = False
+    shown: o.OutputOptions
 
 
 @shell.guarded
-def export(
-    network: o.Network,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.onnx here.")
-    ] = None,
-    arch: o.Arch = None,
-    pretrained: o.Pretrained = False,
-    trust_pickle: o.TrustPickle = False,
-    no_ema: o.NoEma = False,
-    classes: o.Classes = None,
-    input_size: o.InputSize = None,
-    input: o.Input = None,
-    opset: o.Opset = None,
-    exporter: o.Exporter = "auto",
-    rtol: o.Rtol = 1e-4,
-    int8: Annotated[
-        bool, o.flag("--int8", help="Write int8, calibrated on --data, and time it against float32.")
-    ] = False,
-    data: o.Data = None,
-    test_data: o.TestData = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    measure_batch: o.Batches = [1, 8],  # noqa: B006  typer copies it
-    threads: o.Threads = 1,
-    device: o.Device = "cpu",
-    seed: o.Seed = 0,
-    force: o.Force = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+@takes_options
+def export(network: o.Spec, options: ExportOptions) -> None:
     """Write a network as ONNX and prove that ONNX Runtime computes the same."""
-    asked = dict(locals())
-    check(asked)
+    check(flat(options))
     from structprune.cli.exporting import run
 
-    with shell.speaking(quiet) as say:
-        done = run(asked, say)
+    with shell.speaking(options.shown.quiet) as say:
+        done = run(network, options, say)
     shell.written()
-    if json:
+    if options.shown.json:
         shell.print_json(done.document)
         return
     for table in done.tables:

@@ -10,7 +10,8 @@ from typing import Any
 
 from exporters.toolbox import Toolbox
 from structprune.cli import inputs
-from structprune.cli.gathering import Asked, Say, read, stem
+from structprune.cli.export import ExportOptions
+from structprune.cli.gathering import Say, read, stem
 from structprune.cli.output_file import check_file, staged_file
 from structprune.delivery import PROOF_INPUTS, export_proven
 from structprune.errors import UsageError
@@ -19,6 +20,7 @@ from structprune.quantised import MOST, quantised
 from structprune.render import Table, int8_line, int8_rows
 from structprune.report import Int8, Proof
 from structprune.samples import random_samples
+from structprune.tasks import ImageSet
 
 
 @dataclass(frozen=True)
@@ -65,44 +67,62 @@ class Exported:
         yield from (f"Note: {note}." for note in self.notes)
 
 
-def run(asked: Asked, say: Say) -> Exported:
+def run(network: str, options: ExportOptions, say: Say) -> Exported:
     """Write a proven ONNX file as the options ask, or an int8 form of one."""
-    if asked["data"] and not asked["int8"]:
+    data, int8 = options.data, options.int8
+    if data.data and not int8:
         raise UsageError("--data calibrates int8; give --int8, or leave --data out")
-    path = asked["output"] or Path(f"{stem(asked['network'])}{'.int8' if asked['int8'] else ''}.onnx")
-    check_file(path, asked["force"])
-    learn, test = inputs.read_data(asked["data"], asked["test_data"]) if asked["data"] else (None, None)
-    network = read(asked, say, learn)
+    path = options.output or Path(f"{stem(network)}{'.int8' if int8 else ''}.onnx")
+    check_file(path, options.force)
+    learn, test = inputs.read_data(data.data, data.test_data) if data.data else (None, None)
+    found = read(network, options.network, options.place, say, learn)
     with staged_file(path) as draft, TemporaryDirectory(prefix="structprune-") as scratch:
-        float32 = Path(scratch, "model.onnx") if asked["int8"] else draft
-        proof, about_file = _proven(asked, network, float32, say)
-        notes = (*network.notes, *about_file)
-        if not asked["int8"]:
+        float32 = Path(scratch, "model.onnx") if int8 else draft
+        proof, about_file = _proven(options, found, float32, say)
+        notes = (*found.notes, *about_file)
+        if not int8:
             return Exported(path, proof, notes, None)
-        images = None
-        if learn is not None:
-            chosen = {name: asked[name] for name in ("mean", "std", "seed")}
-            images = inputs.prepare(learn, test, network, samples=MOST, batch_size=128, **chosen)
-            notes = (*notes, *images.notes)
-        samples = inputs.samples_for(network, images, MOST, asked["seed"])
+        seed = options.place.seed
+        images = _images(options, found, learn, test)
+        samples = inputs.samples_for(found, images, MOST, seed)
         judge = inputs.judge(images) if images else None
-        found = quantised(_tools(asked), float32, draft, samples, judge, say, measure=True)
-    return Exported(path, proof, (*notes, *found.notes), found)
+        worth = quantised(_tools(options), float32, draft, samples, judge, say, measure=True)
+    about_images = images.notes if images else ()
+    return Exported(path, proof, (*notes, *about_images, *worth.notes), worth)
 
 
-def _proven(asked: Asked, network: inputs.Network, path: Path, say: Say) -> tuple[Proof, tuple[str, ...]]:
-    samples = random_samples(network.model, network.example, PROOF_INPUTS, asked["seed"])
+def _images(
+    options: ExportOptions, network: inputs.Network, learn: ImageSet | None, test: ImageSet | None
+) -> inputs.Images | None:
+    if learn is None:
+        return None
+    return inputs.prepare(
+        learn,
+        test,
+        network,
+        mean=options.data.mean,
+        std=options.data.std,
+        samples=MOST,
+        batch_size=128,
+        seed=options.place.seed,
+    )
+
+
+def _proven(
+    options: ExportOptions, network: inputs.Network, path: Path, say: Say
+) -> tuple[Proof, tuple[str, ...]]:
+    samples = random_samples(network.model, network.example, PROOF_INPUTS, options.place.seed)
     say("exporting")
-    proof, notes = export_proven(network.model, path, samples.batches[0].inputs, _tools(asked))
+    proof, notes = export_proven(network.model, path, samples.batches[0].inputs, _tools(options))
     require([proof])
     return proof, notes
 
 
-def _tools(asked: Asked) -> Toolbox:
+def _tools(options: ExportOptions) -> Toolbox:
     return Toolbox(
-        opset=asked["opset"],
-        exporter=asked["exporter"],
-        rtol=asked["rtol"],
-        batches=tuple(asked["measure_batch"]),
-        threads=asked["threads"],
+        opset=options.form.opset,
+        exporter=options.form.exporter,  # type: ignore[arg-type]  checked by the parser's rules
+        rtol=options.rtol,
+        batches=tuple(options.measure_batch),
+        threads=options.threads,
     )

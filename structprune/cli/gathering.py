@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from structprune.channels.picking import Scope
 from structprune.choose import Scoring, check_loss
 from structprune.cli import inputs
+from structprune.cli.options import DataOptions, NetworkOptions, PlaceOptions, ScopeOptions, ScoreOptions
 from structprune.environment import device_named
 from structprune.folding import folded
 from structprune.samples import Samples
@@ -17,7 +17,29 @@ from structprune.tasks import ImageSet
 from structprune.trained import is_trained
 
 Say = Callable[[str], None]
-Asked = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Options of a verb that scores a network.
+
+    Attributes:
+        network: how it is read.
+        data: images.
+        scoring: how it is scored.
+        place: where, and from which seed.
+        steps: cuts, rescored in between.
+        batch_size: images at once in training and evaluation.
+        mirror: whether training images are mirrored; None as the data have it.
+    """
+
+    network: NetworkOptions
+    data: DataOptions
+    scoring: ScoreOptions
+    place: PlaceOptions
+    steps: int = 1
+    batch_size: int = 128
+    mirror: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -39,48 +61,83 @@ class Gathered:
     trained_why: str
 
 
-def gather(asked: Asked, say: Say) -> Gathered:
+def gather(spec: str, options: Scored, say: Say) -> Gathered:
     """Read the network and the data that the options name."""
-    learn, test = inputs.read_data(asked["data"], asked["test_data"]) if asked["data"] else (None, None)
-    learn = learn and inputs.mirrored(learn, asked.get("mirror"))
-    network = read(asked, say, learn)
+    data, seed = options.data, options.place.seed
+    learn, test = inputs.read_data(data.data, data.test_data) if data.data else (None, None)
+    learn = learn and inputs.mirrored(learn, options.mirror)
+    network = read(spec, options.network, options.place, say, learn)
     images = None
     if learn is not None:
-        names = ("mean", "std", "samples", "batch_size", "seed")
-        images = inputs.prepare(learn, test, network, **_chosen(asked, names))
-    samples = inputs.samples_for(network, images, asked["samples"], asked["seed"], asked["loss"])
+        count = options.scoring.samples
+        images = inputs.prepare(
+            learn,
+            test,
+            network,
+            mean=data.mean,
+            std=data.std,
+            samples=count,
+            batch_size=options.batch_size,
+            seed=seed,
+        )
+    samples = inputs.samples_for(network, images, options.scoring.samples, seed, options.scoring.loss)
     source = network.source
-    trained, why = is_trained(network.model, source.from_checkpoint, source.pretrained, asked["trained"])
-    scoring = scoring_of(asked, trained)
+    trained, why = is_trained(
+        network.model, source.from_checkpoint, source.pretrained, options.scoring.trained
+    )
+    scoring = scoring_of(options, trained)
     check_loss(samples, scoring)
     return Gathered(network, images, samples, scoring, why)
 
 
-def read(asked: Asked, say: Say, images: ImageSet | None = None) -> inputs.Network:
-    """Read the network that the options name."""
-    names = ("arch", "pretrained", "trust_pickle", "no_ema", "classes", "input_size", "device", "seed")
-    chosen = _chosen(asked, names)
-    given = asked.get("input")
-    network = inputs.read_network(asked["network"], **chosen, given=given, images=images, say=say)
+def read(
+    spec: str, options: NetworkOptions, place: PlaceOptions, say: Say, images: ImageSet | None = None
+) -> inputs.Network:
+    """Read a network, its folded form where weights are computed from others."""
+    network = inputs.read_network(
+        spec,
+        arch=options.arch,
+        pretrained=options.pretrained,
+        trust_pickle=options.trust_pickle,
+        no_ema=options.no_ema,
+        classes=options.classes,
+        input_size=options.input_size,
+        device=place.device,
+        seed=place.seed,
+        given=options.input,
+        images=images,
+        say=say,
+    )
     model, notes = folded(network.model)
     return replace(network, model=model, notes=(*network.notes, *notes))
 
 
-def scope_of(asked: Asked) -> Scope:
-    """Return what the options let be cut."""
-    return Scope(tuple(asked["skip"]), tuple(asked["only"]), asked["cut_padded"], asked["embedding"])
+def scope_of(options: ScopeOptions) -> Scope:
+    """What the options let be cut."""
+    return Scope(tuple(options.skip), tuple(options.only), options.cut_padded, options.embedding)
 
 
-def check_early(asked: Asked) -> None:
+def check_early(options: Scored) -> None:
     """Refuse a criterion or a device that is not there, before anything is read."""
-    scoring_of(asked, trained=False)
-    device_named(asked["device"])
+    scoring_of(options, trained=False)
+    device_named(options.place.device)
 
 
-def scoring_of(asked: Asked, trained: bool) -> Scoring:
-    """Return how the options ask to score."""
-    names = ("score", "accumulate", "labels", "mini_batch", "batch_norm", "draws", "chunk", "steps", "seed")
-    return Scoring(trained=trained, **_chosen(asked, names))
+def scoring_of(options: Scored, trained: bool) -> Scoring:
+    """How the options ask to score."""
+    chosen = options.scoring
+    return Scoring(
+        score=chosen.score,
+        trained=trained,
+        accumulate=chosen.accumulate,  # type: ignore[arg-type]  checked by its own class
+        batch_norm=chosen.batch_norm,
+        draws=chosen.draws,
+        chunk=chosen.chunk,
+        steps=options.steps,
+        seed=options.place.seed,
+        mini_batch=chosen.mini_batch,
+        labels=chosen.labels,  # type: ignore[arg-type]
+    )
 
 
 def stem(spec: str) -> str:
@@ -94,7 +151,3 @@ def stem(spec: str) -> str:
     if path.is_dir():
         return path.resolve().name
     return spec.rpartition(":")[2] if ":" in spec and not path.exists() else path.stem
-
-
-def _chosen(asked: Asked, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: asked[name] for name in names}

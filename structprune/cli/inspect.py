@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
 from structprune.cli.checks import check
+from structprune.cli.panels import flat, takes_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """All that ``inspect`` is told."""
+
+    network: o.NetworkOptions
+    align: Annotated[
+        int, typer.Option(help="Widths become multiples of it, or stay.", rich_help_panel="Widths")
+    ] = 1
+    floor: o.Floor = 0.02
+    scope: o.ScopeOptions
+    place: o.PlaceOptions
+    shown: o.OutputOptions
 
 
 @shell.guarded
-def inspect(
-    network: o.Network,
-    arch: o.Arch = None,
-    pretrained: o.Pretrained = False,
-    trust_pickle: o.TrustPickle = False,
-    no_ema: o.NoEma = False,
-    classes: o.Classes = None,
-    input_size: o.InputSize = None,
-    input: o.Input = None,
-    align: o.Align = 1,
-    floor: o.Floor = 0.02,
-    skip: o.Skip = [],  # noqa: B006  typer copies it
-    only: o.Only = [],  # noqa: B006
-    cut_padded: o.CutPadded = False,
-    embedding: o.Embedding = False,
-    device: o.Device = "cpu",
-    seed: o.Seed = 0,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+@takes_options
+def inspect(network: o.Spec, options: InspectOptions) -> None:
     """Show which channels leave together, what is protected and why, and how much can go. Needs no data."""
-    asked = dict(locals())
-    check(asked)
+    check(flat(options))
     from structprune.budget import Budget, reachable
     from structprune.cli.gathering import read, scope_of
     from structprune.cli.inspecting import estimates
     from structprune.trial import cuttable_groups
 
-    with shell.speaking(quiet) as say:
-        found = read(asked, say)
+    with shell.speaking(options.shown.quiet) as say:
+        found = read(network, options.network, options.place, say)
         say("finding coupled channels")
-        groups = cuttable_groups(found.model, found.example, found.example, scope_of(asked))
-        most = reachable(groups, Budget(0.0, "nodes", floor, align))
+        groups = cuttable_groups(found.model, found.example, found.example, scope_of(options.scope))
+        budget = Budget(0.0, "nodes", options.floor, options.align)
+        most = reachable(groups, budget)
         say("estimating what is left")
-        sizes = estimates(found, groups, Budget(0.0, "nodes", floor, align), most)
-    if json:
+        sizes = estimates(found, groups, budget, most)
+    if options.shown.json:
         shell.print_json(_document(found, groups, most, sizes))
     else:
         _show(found, groups, most, sizes)

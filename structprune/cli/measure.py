@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from structprune.choices import listed
 from structprune.cli import options as o
 from structprune.cli import shell
 from structprune.cli.checks import check
+from structprune.cli.panels import flat, takes_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureVerbOptions:
+    """All that ``measure`` is told."""
+
+    network: o.NetworkOptions
+    runtime: Annotated[
+        list[str],
+        typer.Option(
+            help=f"What runs them while they are timed: {listed('runtime')}; may be repeated.",
+            rich_help_panel="Measuring",
+        ),
+    ] = field(default_factory=lambda: ["torch", "onnxruntime"])
+    measure_batch: o.Batches = field(default_factory=lambda: [1, 8, 32])
+    threads: Annotated[
+        list[int],
+        typer.Option(help="CPU threads inside an operator; may be repeated.", rich_help_panel="Measuring"),
+    ] = field(default_factory=lambda: [1])
+    layers: Annotated[
+        bool,
+        o.flag(
+            "--layers",
+            help="Also the time of each layer, and which did not get faster.",
+            rich_help_panel="Measuring",
+        ),
+    ] = False
+    energy_seconds: o.Seconds = 5.0
+    country: o.Country = None
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure only if this machine is the one of the profile.",
+            rich_help_panel="Measuring",
+        ),
+    ] = None
+    place: o.PlaceOptions
+    shown: o.OutputOptions
 
 
 @shell.guarded
+@takes_options
 def measure(
     networks: Annotated[
         list[str],
@@ -20,39 +63,15 @@ def measure(
             metavar="INPUT...", help="One network or several, or .onnx files; the first is the reference."
         ),
     ],
-    arch: o.Arch = None,
-    pretrained: o.Pretrained = False,
-    trust_pickle: o.TrustPickle = False,
-    no_ema: o.NoEma = False,
-    classes: o.Classes = None,
-    input_size: o.InputSize = None,
-    input: o.Input = None,
-    runtime: o.Runtimes = ["torch", "onnxruntime"],  # noqa: B006  typer copies it
-    measure_batch: o.Batches = [1, 8, 32],  # noqa: B006
-    threads: o.ThreadCounts = [1],  # noqa: B006
-    layers: Annotated[
-        bool, o.flag("--layers", help="Also the time of each layer, and which did not get faster.")
-    ] = False,
-    energy_seconds: o.Seconds = 5.0,
-    country: o.Country = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Measure only if this machine is the one of the profile."),
-    ] = None,
-    device: o.Device = "cpu",
-    seed: o.Seed = 0,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
+    options: MeasureVerbOptions,
 ) -> None:
     """Measure batch time, memory, disk, multiply-adds, energy and carbon of networks side by side."""
-    asked = dict(locals())
-    check(asked)
+    check(flat(options))
     from structprune.cli import measuring
 
-    with shell.speaking(quiet) as say:
-        names, measured = measuring.run(asked, say)
-    if json:
+    with shell.speaking(options.shown.quiet) as say:
+        names, measured = measuring.run(networks, options, say)
+    if options.shown.json:
         shell.print_json(measuring.document(names, measured))
         return
     for table in measuring.tables(names, measured):

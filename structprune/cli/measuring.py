@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,8 +16,9 @@ from exporters.measure import Measured, Setting, measure_many
 from exporters.networks import Network
 from exporters.onnx_inputs import check_inputs, random_inputs
 from exporters.to_onnx import to_onnx
-from structprune.cli.gathering import Asked, Say, read, stem
+from structprune.cli.gathering import Say, read, stem
 from structprune.cli.inputs import read_inputs
+from structprune.cli.measure import MeasureVerbOptions
 from structprune.device_profile import check_measuring, read_profile, this_machine
 from structprune.errors import UsageError
 from structprune.render import Table
@@ -41,25 +42,26 @@ class _Found:
     example: tuple[Tensor, ...]
 
 
-def run(asked: Asked, say: Say) -> tuple[list[str], Sequence[Measured]]:
+def run(specs: Sequence[str], options: MeasureVerbOptions, say: Say) -> tuple[list[str], Sequence[Measured]]:
     """Read, export and measure networks in turns; returns a name and the measurements of each."""
-    if asked["profile"] is not None:
-        check_measuring(read_profile(asked["profile"]), this_machine(asked["device"]))
-    found = [_found(asked, spec, say) for spec in asked["networks"]]
+    device, runtimes = options.place.device, options.runtime
+    if options.profile is not None:
+        check_measuring(read_profile(options.profile), this_machine(device))
+    found = [_found(options, spec, say) for spec in specs]
     _check_alike(found)
-    if all(network.model is None for network in found) and "onnxruntime" not in asked["runtime"]:
-        raise UsageError(f"--runtime {' '.join(asked['runtime'])}: .onnx files run in onnxruntime alone")
+    if all(network.model is None for network in found) and "onnxruntime" not in runtimes:
+        raise UsageError(f"--runtime {' '.join(runtimes)}: .onnx files run in onnxruntime alone")
     # A file may want another precision, and is fed in it.
     example = next((network.example for network in found if network.model is not None), found[0].example)
-    names = names_of(asked["networks"])
+    names = names_of(specs)
     setting = Setting(
-        asked["device"],
-        tuple(asked["measure_batch"]),
-        tuple(asked["threads"]),
-        asked["energy_seconds"],
-        asked["country"],
-        tuple(asked["runtime"]),
-        asked["layers"],
+        device,
+        tuple(options.measure_batch),
+        tuple(options.threads),
+        options.energy_seconds,
+        options.country,
+        tuple(runtimes),  # type: ignore[arg-type]  checked by the parser's rules
+        options.layers,
     )
     with TemporaryDirectory(prefix="structprune-") as scratch:
         networks = []
@@ -86,18 +88,18 @@ def names_of(specs: Sequence[str]) -> list[str]:
     return longer if len({*longer}) == len({*specs}) else list(specs)
 
 
-def _found(asked: Asked, spec: str, say: Say) -> _Found:
-    path = Path(spec)
+def _found(options: MeasureVerbOptions, spec: str, say: Say) -> _Found:
+    path, network = Path(spec), options.network
     if path.suffix == ONNX:
-        if asked["input"] is None:
-            return _Found(None, path, random_inputs(path, asked["input_size"], asked["seed"]))
-        given = read_inputs(asked["input"])
+        if network.input is None:
+            return _Found(None, path, random_inputs(path, network.input_size, options.place.seed))
+        given = read_inputs(network.input)
         check_inputs(path, given)
         return _Found(None, path, given)
     # --arch is of weights, and names beside them need none.
-    arch = asked["arch"] if path.exists() else None
-    network = read({**asked, "network": spec, "arch": arch}, say)
-    return _Found(network.model, None, network.example)
+    arch = network.arch if path.exists() else None
+    found = read(spec, replace(network, arch=arch), options.place, say)
+    return _Found(found.model, None, found.example)
 
 
 def _check_alike(found: Sequence[_Found]) -> None:

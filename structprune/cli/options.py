@@ -1,19 +1,25 @@
-"""Options that several verbs share, each under the name that users know from their other tools."""
+"""Options of the command line, each once: name, type, default and help, in the dataclass of its panel.
+
+Names are those that users know from their other tools.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from structprune.choices import listed
+from structprune.cli.checks import alignment, limits_of
+from structprune.limits import QUANTITIES, Limit
 
 # A flag takes no value, so its help shows no type.
 flag = partial(typer.Option, metavar="")
 
-Network = Annotated[
+Spec = Annotated[
     str,
     typer.Argument(
         metavar="INPUT",
@@ -21,44 +27,10 @@ Network = Annotated[
         "name (resnet18, torchvision:resnet18, timm:NAME, transformers:NAME) or package.module:factory.",
     ),
 ]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        help="Architecture of a state dict: a zoo's name or a factory. Default: found from its keys."
-    ),
-]
-Pretrained = Annotated[bool, flag("--pretrained", help="Fetch the zoo's trained weights.")]
-TrustPickle = Annotated[bool, flag("--trust-pickle", help="Your word that a pickle may run code.")]
-NoEma = Annotated[
-    bool,
-    flag("--no-ema", help="Take trained weights where a file holds their moving averages (EMA) too."),
-]
-Classes = Annotated[int | None, typer.Option("--classes", help="Outputs of a network from a zoo.")]
 InputSize = Annotated[
     tuple[int, int, int] | None,
     typer.Option(
         metavar="C H W", help="Size of one input. Default: the data's, else the architecture's own."
-    ),
-]
-Input = Annotated[
-    Path | None,
-    typer.Option(
-        "--input",
-        metavar="FILE",
-        help="Example inputs with their batch dimension: an .npy array, or an .npz of one for each argument.",
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:0.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
-Json = Annotated[bool, flag("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, flag("--quiet", "-q", help="Say nothing on stderr but errors.")]
-Debug = Annotated[bool, flag("--debug", help="Show the traceback of an error.")]
-
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="Images that score and fine-tune: a folder of class folders, an .npz of uint8 images and "
-        "labels, digits, or cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT."
     ),
 ]
 TestData = Annotated[
@@ -71,113 +43,321 @@ Mean = Annotated[
     tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Of images in [0, 1].")
 ]
 Std = Annotated[tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Of images in [0, 1].")]
-Score = Annotated[str, typer.Option(help="A criterion, or a fusion of several joined by '+'.")]
-Trained = Annotated[
-    bool | None,
-    flag("--trained/--untrained", help="Whether the network counts as trained. Default: found out."),
-]
-Accumulate = Annotated[
-    str | None,
-    typer.Option(
-        help=f"How derivatives of mini-batches are summed: {listed('accumulate')}. Default: by --trained."
-    ),
-]
-Loss = Annotated[
-    str | None,
-    typer.Option(help=f"Loss that scores: {listed('loss')}. Default: the one that fits the output."),
-]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        help="Labels while scoring: given, or drawn from the network's own prediction. Default: drawn where "
-        "it is trained."
-    ),
-]
-MiniBatch = Annotated[
-    int | None,
-    typer.Option(help="Inputs whose derivatives are summed first. Default: 4 where it is trained, else 16."),
-]
 Samples = Annotated[
     int | None,
     typer.Option(help="Inputs that score. Default: 64 without data; 10 a class, 256 to 2,048, with data."),
 ]
 Draws = Annotated[int, typer.Option(help="Weight draws of NTK-SAP, at least.")]
-Chunk = Annotated[
-    int | None,
-    typer.Option(help="Samples per pass: memory, never the score. Default: by the network's size."),
-]
-BatchNorm = Annotated[
-    str, typer.Option(help="Statistics while scoring: fixed, or batch for each mini-batch's own.")
-]
-Floor = Annotated[float, typer.Option(help="The fraction of its width that every group keeps at least.")]
-Align = Annotated[int, typer.Option(help="Widths become multiples of it, or stay.")]
-AlignAuto = Annotated[
-    str,
-    typer.Option(
-        metavar="INTEGER|auto",
-        help="Widths become multiples of it, or stay; auto: those that a device likes, by its profile.",
-    ),
-]
-Profile = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Of structprune profile, on the device that will run the network."),
-]
-Skip = Annotated[
-    list[str],
-    typer.Option(metavar="PATTERN", help="Leave layers whole, 'layer4.*' say; may be repeated."),
-]
-Only = Annotated[
-    list[str],
-    typer.Option(metavar="PATTERN", help="Cut only what these layers write; may be repeated."),
-]
-CutPadded = Annotated[
-    bool,
-    flag("--cut-padded", help="Cut along what a shortcut without parameters pads with zeros."),
-]
-Embedding = Annotated[
-    bool,
-    flag("--embedding", help="Cut along what LayerNorms normalise together; the proof says how far off."),
-]
 Mirror = Annotated[
     bool | None,
     flag("--mirror/--no-mirror", help="Train on mirrored images too. Default: yes, but not of digits."),
 ]
-Correct = Annotated[
-    str | None,
+Floor = Annotated[
+    float,
+    typer.Option(help="The fraction of its width that every group keeps at least.", rich_help_panel="Widths"),
+]
+Threads = Annotated[
+    int, typer.Option(help="CPU threads inside an operator while measuring.", rich_help_panel="Measuring")
+]
+Seconds = Annotated[
+    float,
     typer.Option(
-        help="After the cut, on images of --data without their labels: least-squares refits every layer "
-        "behind it, batch-norm takes statistics anew, none. Default: least-squares where there are data and "
-        "the network is trained."
+        "--energy-seconds",
+        help="Time in which the energy of each network is taken.",
+        rich_help_panel="Measuring",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")]
-Opset = Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")]
-Exporter = Annotated[str, typer.Option(help=f"ONNX exporter: {listed('exporter')}.")]
-Rtol = Annotated[float, typer.Option(help="Bound of the ONNX proof, of the largest output.")]
-Int8 = Annotated[bool, flag("--int8", help="Also an int8 file, calibrated on the data, compared and timed.")]
 Country = Annotated[
     str | None,
     typer.Option(
-        "--country-iso-code", help="Whose electricity: a three-letter code. Default: the world's average."
+        "--country-iso-code",
+        help="Whose electricity: a three-letter code. Default: the world's average.",
+        rich_help_panel="Measuring",
     ),
 ]
-Threads = Annotated[int, typer.Option(help="CPU threads inside an operator while measuring.")]
-ThreadCounts = Annotated[
-    list[int], typer.Option("--threads", help="CPU threads inside an operator; may be repeated.")
+Force = Annotated[
+    bool,
+    flag("--force", help="Replace a result folder of ours that is already there.", rich_help_panel="Run"),
 ]
-Runtimes = Annotated[
-    list[str],
-    typer.Option(
-        "--runtime",
-        help=f"What runs them while they are timed: {listed('runtime')}; may be repeated.",
-    ),
+Rtol = Annotated[
+    float, typer.Option(help="Bound of the ONNX proof, of the largest output.", rich_help_panel="Export")
 ]
-Batches = Annotated[list[int], typer.Option("--measure-batch", help="Batch size to time; may be repeated.")]
-Seconds = Annotated[
-    float, typer.Option("--energy-seconds", help="Time in which the energy of each network is taken.")
+Batches = Annotated[
+    list[int],
+    typer.Option("--measure-batch", help="Batch size to time; may be repeated.", rich_help_panel="Measuring"),
 ]
-Force = Annotated[bool, flag("--force", help="Replace a result folder of ours that is already there.")]
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FOLDER", help="Result folder. Default: NAME-nodes0.89 here."),
-]
+Json = Annotated[bool, flag("--json", help="Print one JSON document on stdout.")]
+Debug = Annotated[bool, flag("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network and its example input are read."""
+
+    PANEL: ClassVar[str] = "Network"
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="Architecture of a state dict: a zoo's name or a factory. Default: found from its keys."
+        ),
+    ] = None
+    pretrained: Annotated[bool, flag("--pretrained", help="Fetch the zoo's trained weights.")] = False
+    trust_pickle: Annotated[bool, flag("--trust-pickle", help="Your word that a pickle may run code.")] = (
+        False
+    )
+    no_ema: Annotated[
+        bool,
+        flag("--no-ema", help="Take trained weights where a file holds their moving averages (EMA) too."),
+    ] = False
+    classes: Annotated[int | None, typer.Option("--classes", help="Outputs of a network from a zoo.")] = None
+    input_size: InputSize = None
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="Example inputs with their batch dimension: an .npy array, or an .npz of one for each "
+            "argument.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Images that score, train and judge."""
+
+    PANEL: ClassVar[str] = "Data"
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that score and fine-tune: a folder of class folders, an .npz of uint8 images and "
+            "labels, digits, or cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT."
+        ),
+    ] = None
+    test_data: TestData = None
+    mean: Mean = None
+    std: Std = None
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How channels are scored."""
+
+    PANEL: ClassVar[str] = "Scoring"
+    score: Annotated[str, typer.Option(help="A criterion, or a fusion of several joined by '+'.")] = (
+        "ntk_sap+crop"
+    )
+    trained: Annotated[
+        bool | None,
+        flag("--trained/--untrained", help="Whether the network counts as trained. Default: found out."),
+    ] = None
+    loss: Annotated[
+        str | None,
+        typer.Option(help=f"Loss that scores: {listed('loss')}. Default: the one that fits the output."),
+    ] = None
+    accumulate: Annotated[
+        str | None,
+        typer.Option(
+            help=f"How derivatives of mini-batches are summed: {listed('accumulate')}. Default: by --trained."
+        ),
+    ] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Labels while scoring: given, or drawn from the network's own prediction. Default: drawn "
+            "where it is trained."
+        ),
+    ] = None
+    mini_batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Inputs whose derivatives are summed first. Default: 4 where it is trained, else 16."
+        ),
+    ] = None
+    batch_norm: Annotated[
+        str, typer.Option(help="Statistics while scoring: fixed, or batch for each mini-batch's own.")
+    ] = "fixed"
+    samples: Samples = None
+    draws: Draws = 5
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="Samples per pass: memory, never the score. Default: by the network's size."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """What is to go, or may be left; several together are all kept."""
+
+    PANEL: ClassVar[str] = "How much goes"
+    nodes: Annotated[
+        str | None, typer.Option(metavar="FRACTION", help="Of the nodes, to remove: 0.89 removes 89 %.")
+    ] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Of conv and linear weights: 0.9 or 90% to remove, 2M to leave."),
+    ] = None
+    params: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Of all parameters: 0.9 or 90% to remove, 2M to leave."),
+    ] = None
+    flops: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Of multiply-adds: 0.9 or 90% to remove, 300M to leave."),
+    ] = None
+    latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="A batch in ONNX Runtime on the CPU may take: 2ms.")
+    ] = None
+    speedup: Annotated[
+        str | None, typer.Option(metavar="FACTOR", help="The dense network's time over the pruned one's: 4.")
+    ] = None
+    memory: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Peak resident set of the ONNX file's process: 60MB.")
+    ] = None
+    disk: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Bytes of the ONNX file: 0.9 or 90% to remove, 5MB.")
+    ] = None
+    steps: Annotated[int, typer.Option(help="Cut in so many steps, rescoring in between.")] = 1
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Every limit that is asked for.
+
+        Raises:
+            UsageError: none is, or one makes no sense.
+        """
+        return limits_of({name: getattr(self, name) for name in QUANTITIES})
+
+
+@dataclass(frozen=True)
+class WidthOptions:
+    """Which widths may stay."""
+
+    PANEL: ClassVar[str] = "Widths"
+    align: Annotated[
+        str,
+        typer.Option(
+            metavar="INTEGER|auto",
+            help="Widths become multiples of it, or stay; auto: those that a device likes, by its profile.",
+        ),
+    ] = "1"
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of structprune profile, on the device that will run the network."),
+    ] = None
+    floor: Floor = 0.02
+
+    @property
+    def alignment(self) -> int | str:
+        """Number that widths are multiples of, or ``auto``.
+
+        Raises:
+            UsageError: it is neither, or a profile is given beside a number.
+        """
+        return alignment(self.align, self.profile is not None)
+
+
+@dataclass(frozen=True)
+class ScopeOptions:
+    """What of a network may be cut."""
+
+    PANEL: ClassVar[str] = "Scope"
+    skip: Annotated[
+        list[str],
+        typer.Option(metavar="PATTERN", help="Leave layers whole, 'layer4.*' say; may be repeated."),
+    ] = field(default_factory=list)
+    only: Annotated[
+        list[str],
+        typer.Option(metavar="PATTERN", help="Cut only what these layers write; may be repeated."),
+    ] = field(default_factory=list)
+    cut_padded: Annotated[
+        bool,
+        flag("--cut-padded", help="Cut along what a shortcut without parameters pads with zeros."),
+    ] = False
+    embedding: Annotated[
+        bool,
+        flag("--embedding", help="Cut along what LayerNorms normalise together; the proof says how far off."),
+    ] = False
+
+
+@dataclass(frozen=True)
+class CorrectionOptions:
+    """What is done after a cut without labels, and how many images at once."""
+
+    PANEL: ClassVar[str] = "Recovery"
+    correct: Annotated[
+        str | None,
+        typer.Option(
+            help="After the cut, on images of --data without their labels: least-squares refits every layer "
+            "behind it, batch-norm takes statistics anew, none. Default: least-squares where there are data "
+            "and the network is trained."
+        ),
+    ] = None
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Of training and evaluation.")] = 128
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What is done after a cut with labels."""
+
+    PANEL: ClassVar[str] = "Recovery"
+    finetune: Annotated[int, typer.Option(metavar="EPOCHS", help="Epochs on --data after the cut.")] = 0
+    distill: Annotated[
+        bool | None,
+        flag(
+            "--distill/--no-distill",
+            help="Let the dense network teach while fine-tuning, beside the labels. Default: where it is "
+            "trained and right on half of the scoring images.",
+        ),
+    ] = None
+    mirror: Mirror = None
+
+
+@dataclass(frozen=True)
+class ExporterOptions:
+    """How ONNX files are written."""
+
+    PANEL: ClassVar[str] = "Export"
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set. Default: the exporter's own.")] = None
+    exporter: Annotated[str, typer.Option(help=f"ONNX exporter: {listed('exporter')}.")] = "auto"
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """Whether an ONNX file is written, and how near it must come."""
+
+    PANEL: ClassVar[str] = "Export"
+    export: Annotated[bool, flag("--export/--no-export", help="Write and prove ONNX.")] = True
+    form: ExporterOptions = field(default_factory=ExporterOptions)
+    rtol: Rtol = 1e-4
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What is measured of a result."""
+
+    PANEL: ClassVar[str] = "Measuring"
+    measure: Annotated[bool, flag("--measure/--no-measure", help="Measure what it bought.")] = True
+    measure_batch: Batches = field(default_factory=lambda: [1, 8])
+    threads: Threads = 1
+    energy_seconds: Seconds = 5.0
+    country: Country = None
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where everything runs, and from which seed."""
+
+    PANEL: ClassVar[str] = "Run"
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:0.")] = "cpu"
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is printed."""
+
+    PANEL: ClassVar[str] = "Run"
+    json: Json = False
+    quiet: Annotated[bool, flag("--quiet", "-q", help="Say nothing on stderr but errors.")] = False
+    debug: Debug = False

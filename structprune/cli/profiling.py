@@ -8,38 +8,40 @@ from collections.abc import Iterator
 from exporters.profiling.cache import cache_file, keep, own_profile
 from exporters.profiling.fitting import tried
 from exporters.profiling.probe import probe
-from structprune.cli.gathering import Asked, Say
+from structprune.cli.gathering import Say
+from structprune.cli.options import WidthOptions
 from structprune.cli.output_file import check_file, staged_file
+from structprune.cli.profile import ProfileOptions
 from structprune.device_profile import DeviceProfile, machine_like, read_profile, this_machine, to_json
 from structprune.errors import UsageError
 from structprune.render import Table
 
 
-def profile_of(asked: Asked, say: Say) -> DeviceProfile | None:
-    """Return the profile that ``--align auto`` chooses by, or None without it."""
-    if asked["align"] != "auto":
+def profile_of(widths: WidthOptions, device: str, threads: int, say: Say) -> DeviceProfile | None:
+    """The profile that ``--align auto`` chooses by, or None without it."""
+    if widths.alignment != "auto":
         return None
-    if asked["profile"] is not None:
-        return read_profile(asked["profile"])
-    chosen = {key: asked[key] for key in ("device", "threads")}
-    return own_profile(this_machine(asked["device"]), **chosen, say=say)
+    if widths.profile is not None:
+        return read_profile(widths.profile)
+    return own_profile(this_machine(device), device=device, threads=threads, say=say)
 
 
-def run(asked: Asked, say: Say) -> DeviceProfile:
+def run(options: ProfileOptions, say: Say) -> DeviceProfile:
     """Read the profile that is named, or make one, keep it for this machine and write it where asked."""
-    if asked["file"] is not None:
-        if asked["output"] is not None:
+    file, output = options.file, options.output
+    if file is not None:
+        if output is not None:
             raise UsageError("a FILE is shown and -o writes a new profile; give one of them")
-        return read_profile(asked["file"])
-    if asked["output"] is not None:
-        check_file(asked["output"], asked["force"])
-    machine = this_machine(asked["device"])
-    chosen = {key: asked[key] for key in ("device", "precision", "threads")}
-    made = probe(machine, name=asked["name"], say=say, **chosen)
-    if (path := cache_file(machine, **chosen)) is not None:
+        return read_profile(file)
+    if output is not None:
+        check_file(output, options.force)
+    machine = this_machine(options.device)
+    how = {"device": options.device, "precision": options.precision, "threads": options.threads}
+    made = probe(machine, name=options.name, say=say, **how)  # type: ignore[arg-type]
+    if (path := cache_file(machine, **how)) is not None:  # type: ignore[arg-type]
         keep(path, made)
-    if asked["output"] is not None:
-        with staged_file(asked["output"]) as draft:
+    if output is not None:
+        with staged_file(output) as draft:
             draft.write_text(to_json(made), encoding="utf-8")
     return made
 

@@ -2,66 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from structprune.cli import options as o
 from structprune.cli import shell
 from structprune.cli.checks import check
+from structprune.cli.panels import flat, takes_options
 
 
-@shell.guarded
-def score(
-    network: o.Network,
-    score: o.Score = "ntk_sap+crop",
+@dataclass(frozen=True, kw_only=True)
+class ScoreVerbOptions:
+    """All that ``score`` is told."""
+
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the scores to a .json file."),
-    ] = None,
-    arch: o.Arch = None,
-    pretrained: o.Pretrained = False,
-    trust_pickle: o.TrustPickle = False,
-    no_ema: o.NoEma = False,
-    classes: o.Classes = None,
-    input_size: o.InputSize = None,
-    input: o.Input = None,
-    data: o.Data = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    trained: o.Trained = None,
-    loss: o.Loss = None,
-    accumulate: o.Accumulate = None,
-    labels: o.Labels = None,
-    mini_batch: o.MiniBatch = None,
-    batch_norm: o.BatchNorm = "fixed",
-    skip: o.Skip = [],  # noqa: B006  typer copies it
-    only: o.Only = [],  # noqa: B006
-    cut_padded: o.CutPadded = False,
-    embedding: o.Embedding = False,
-    samples: o.Samples = None,
-    draws: o.Draws = 5,
-    chunk: o.Chunk = None,
-    device: o.Device = "cpu",
-    seed: o.Seed = 0,
-    force: o.Force = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
+    ] = None
+    network: o.NetworkOptions
+    data: o.DataOptions
+    scoring: o.ScoreOptions
+    scope: o.ScopeOptions
+    place: o.PlaceOptions
+    force: o.Force = False
+    shown: o.OutputOptions
+
+
+@shell.guarded
+@takes_options
+def score(network: o.Spec, options: ScoreVerbOptions) -> None:
     """Score every channel: to a file, and as a picture in the terminal."""
-    asked: dict[str, Any] = {**locals(), "steps": 1, "test_data": None, "batch_size": 128}
-    check(asked)
+    check(flat(options))
     from structprune.cli import scoring
 
-    with shell.speaking(quiet) as say:
-        document = scoring.run(asked, say)
-    if output is not None:
+    with shell.speaking(options.shown.quiet) as say:
+        document = scoring.run(network, options, say)
+    if options.output is not None:
         shell.written()
-    if json:
+    if options.shown.json:
         shell.print_json(document)
         return
     scoring.show(document)
-    if output is not None:
-        shell.print_line(f"Written to {output}")
+    if options.output is not None:
+        shell.print_line(f"Written to {options.output}")

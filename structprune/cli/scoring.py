@@ -12,8 +12,9 @@ import torch
 from structprune.channels.picking import Scope
 from structprune.choose import about_loss, loss_of, score
 from structprune.cli import shell
-from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
+from structprune.cli.gathering import Gathered, Say, Scored, check_early, gather, scope_of
 from structprune.cli.output_file import check_file, staged_file
+from structprune.cli.score import ScoreVerbOptions
 from structprune.delivery import check_finite, proof_inputs
 from structprune.render import Table
 from structprune.scores import ranks
@@ -23,13 +24,14 @@ BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = 48
 
 
-def run(asked: Asked, say: Say) -> dict[str, Any]:
+def run(network: str, options: ScoreVerbOptions, say: Say) -> dict[str, Any]:
     """Score a network as the options ask, write the scores where they are wanted, and return the document."""
-    check_early(asked)
-    output = asked["output"]
+    scored = Scored(options.network, options.data, options.scoring, options.place)
+    check_early(scored)
+    output = options.output
     if output is not None:
-        check_file(output, asked["force"])
-    document = _scored(gather(asked, say), scope_of(asked), say)
+        check_file(output, options.force)
+    document = _scored(gather(network, scored, say), scope_of(options.scope), say)
     if output is not None:
         with staged_file(output) as draft:
             draft.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -8,11 +8,11 @@ from pathlib import Path
 from exporters.toolbox import Toolbox
 from structprune.choose import about_loss
 from structprune.cli import inputs
-from structprune.cli.gathering import Asked, Gathered, Say, check_early, gather, scope_of
+from structprune.cli.gathering import Gathered, Say, Scored, check_early, gather, scope_of
 from structprune.cli.mending import correction_of
 from structprune.cli.output_file import check_file, staged_file
+from structprune.cli.pareto import ParetoOptions
 from structprune.cli.profiling import profile_of
-from structprune.device_profile import DeviceProfile
 from structprune.errors import OutputError
 from structprune.front import Front, to_json
 from structprune.render import front_svg
@@ -20,39 +20,46 @@ from structprune.request import Request
 from structprune.sweep import sweep
 
 
-def run(asked: Asked, say: Say) -> Front:
+def run(network: str, options: ParetoOptions, say: Say) -> Front:
     """Sweep as the options ask, and write the result where it is wanted."""
-    check_early(asked)
-    folder = asked["output"]
-    if folder is not None:
-        _check_folder(folder, asked["force"])
-    tools = Toolbox(
-        asked["opset"], asked["exporter"], batches=asked["measure_batch"], threads=asked["threads"]
+    scored = Scored(
+        options.network,
+        options.data,
+        options.scoring,
+        options.place,
+        batch_size=options.correction.batch_size,
     )
-    request = _request(asked, gather(asked, say), profile_of(asked, say))
-    front = sweep(request, asked["points"], asked["by"], tools, say)
+    check_early(scored)
+    folder = options.output
+    if folder is not None:
+        _check_folder(folder, options.force)
+    form = options.form
+    tools = Toolbox(form.opset, form.exporter, batches=(options.measure_batch,), threads=options.threads)  # type: ignore[arg-type]
+    request = _request(options, gather(network, scored, say), say)
+    front = sweep(request, options.points, options.by, tools, say)
     if folder is not None:
         _write(front, folder)
     return front
 
 
-def _request(asked: Asked, found: Gathered, profile: DeviceProfile | None) -> Request:
+def _request(options: ParetoOptions, found: Gathered, say: Say) -> Request:
+    profile = profile_of(options.widths, options.place.device, options.threads, say)
     network, images = found.network, found.images
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     return Request(
         model=network.model,
         example=network.example,
         limits=(),
-        floor=asked["floor"],
-        align=1 if profile else asked["align"],
+        floor=options.widths.floor,
+        align=1 if profile else int(options.widths.alignment),
         samples=found.samples,
         scoring=found.scoring,
         name=network.source.name,
         trained_why=found.trained_why,
         judge=inputs.judge(images) if images else None,
         notes=(*network.notes, *about_data, *about_loss(found.samples, found.scoring)),
-        scope=scope_of(asked),
-        correction=correction_of(asked, found),
+        scope=scope_of(options.scope),
+        correction=correction_of(options.correction.correct, found),
         profile=profile,
     )
 

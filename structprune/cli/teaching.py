@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from structprune.cli.gathering import Asked, Gathered
+from structprune.cli.gathering import Gathered
+from structprune.cli.options import FinetuneOptions
 from structprune.training import evaluate
 
 LEAST_RIGHT = 0.5
@@ -12,16 +13,16 @@ LEAST_RIGHT = 0.5
 right, such as a zoo's network on other people's classes, would teach its mistakes."""
 
 
-def teacher_of(asked: Asked, found: Gathered) -> tuple[nn.Module | None, tuple[str, ...]]:
+def teacher_of(options: FinetuneOptions, found: Gathered) -> tuple[nn.Module | None, tuple[str, ...]]:
     """Return the network that teaches, or None, and what a reader of the report must know of it.
 
     Where nobody says, a trained network that knows the images teaches: after mending, an epoch on labels
     alone takes back what mending gave, and one with a teacher doesn't (``benchmarks.recovery``).
     """
-    model, told, images = found.network.model, asked["distill"], found.images
-    if images is None or not asked["finetune"] or told is False:
+    model, images = found.network.model, found.images
+    if images is None or not options.finetune or options.distill is False:
         return None, ()
-    if told:
+    if options.distill:
         return model, ("fine-tuned on the labels and on what the dense network says of the images",)
     if not found.scoring.trained:
         return None, ()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from exporters.toolbox import Toolbox
-from structprune.cli.gathering import Asked
+from structprune.cli.options import MeasureOptions, OnnxOptions
 
 
-def toolbox(asked: Asked) -> Toolbox:
-    """Return what exports, proves and measures."""
+def toolbox(onnx: OnnxOptions, measuring: MeasureOptions, device: str) -> Toolbox:
+    """What exports, proves and measures."""
     return Toolbox(
-        opset=asked["opset"],
-        exporter=asked["exporter"],
-        rtol=asked["rtol"],
-        device=asked["device"],
-        batches=tuple(asked["measure_batch"]),
-        threads=asked["threads"],
-        seconds=asked["energy_seconds"],
-        country=asked["country"],
+        opset=onnx.form.opset,
+        exporter=onnx.form.exporter,  # type: ignore[arg-type]  checked by the parser's rules
+        rtol=onnx.rtol,
+        device=device,
+        batches=tuple(measuring.measure_batch),
+        threads=measuring.threads,
+        seconds=measuring.energy_seconds,
+        country=measuring.country,
     )

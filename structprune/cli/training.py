@@ -12,8 +12,9 @@ from structprune.checkpoint import check_target, staged_folder, translated
 from structprune.checkpoint.drafts import sweep
 from structprune.cli import inputs
 from structprune.cli.checks import fraction
-from structprune.cli.gathering import Asked, Say, stem
+from structprune.cli.gathering import Say, stem
 from structprune.cli.tools import toolbox
+from structprune.cli.train import TrainOptions
 from structprune.crew import Crew, crew_of_torchrun
 from structprune.environment import device_named
 from structprune.errors import InputError, UnknownNameError, UsageError
@@ -30,26 +31,11 @@ from structprune.training import RECIPES, Recipe
 DEFAULT_REMOVE = 0.9
 
 
-# Options that a session takes as they are.
-_OPTIONS = (
-    "steps",
-    "floor",
-    "align",
-    "latest",
-    "published_length",
-    "published_detector",
-    "draws",
-    "seed",
-    "precision",
-    "channels_last",
-)
-
-
 @dataclass(frozen=True)
 class _Course:
     """What a training is, once its options have been looked up."""
 
-    asked: Asked
+    options: TrainOptions
     method: Method
     recipe: Recipe
     remove: float
@@ -62,59 +48,60 @@ class _Course:
         return self.folder.with_name(f"{self.folder.name}.training.pt")
 
 
-def run(asked: Asked, say: Say) -> tuple[Report, Path] | None:
+def run(options: TrainOptions, say: Say) -> tuple[Report, Path] | None:
     """Train as the options ask, and put the result folder in place.
 
     Of several processes the first writes and reports; the others return None.
     """
-    method = _known(METHODS, asked["method"], "method")
-    recipe = _recipe(asked)
-    remove = removal(asked, method)
-    folder = asked["output"] or Path(_folder_name(asked, method, remove))
-    with crew_of_torchrun(asked["device"]) as (crew, device):
+    method = _known(METHODS, options.method, "method")
+    recipe = _recipe(options)
+    remove = removal(options, method)
+    folder = options.output or Path(_folder_name(options, method, remove))
+    with crew_of_torchrun(options.place.device) as (crew, device):
         device_named(device)
-        course = _Course(asked, method, recipe, remove, folder, crew, device)
+        course = _Course(options, method, recipe, remove, folder, crew, device)
         if crew.rank:
             crew.wait()  # until the first has read, and perhaps fetched, the data
-            trainer.train(_lesson(course, say).session, asked["resume"])
+            trainer.train(_lesson(course, say).session, options.resume)
             return None
         return _led(course, say)
 
 
 def _led(course: _Course, say: Say) -> tuple[Report, Path]:
     """What the first process does."""
-    asked, folder = course.asked, course.folder
-    check_target(folder, asked["force"])
+    options, folder = course.options, course.folder
+    check_target(folder, options.force)
     checkpoint = course.checkpoint
-    _check_checkpoint(checkpoint, asked)
+    _check_checkpoint(checkpoint, options)
     with translated(folder):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
     lesson = _lesson(course, say)
     trainer.check(lesson.session)
-    if not asked["resume"]:
+    if not options.resume:
         trainer.remove_checkpoint(checkpoint)
     course.crew.wait()
-    tools = toolbox({**asked, "device": course.device})
+    tools = toolbox(options.onnx, options.measuring, course.device)
     try:
         learned = lessons.train(lesson, tools, say)
     except KeyboardInterrupt as stop:
         if checkpoint.exists():
             stop.add_note(f"{checkpoint.name} holds what was trained; the same with --resume goes on")
         raise
-    with staged_folder(folder, asked["force"]) as stage:
+    with staged_folder(folder, options.force) as stage:
         outcome = lessons.deliver(learned, stage, tools, say)
     trainer.remove_checkpoint(checkpoint)
     return outcome.report, folder
 
 
-def removal(asked: Asked, method: Method) -> float:
+def removal(options: TrainOptions, method: Method) -> float:
     """Return the fraction of the method's own unit that is to go.
 
     Raises:
         UsageError: it is given in the other unit, twice, or not at all.
     """
-    name = asked["method"]
-    given = {key: asked[key] for key in ("nodes", "weights", "sparsity") if asked[key] is not None}
+    name = options.method
+    named = {"nodes": options.nodes, "weights": options.weights, "sparsity": options.sparsity}
+    given = {key: value for key, value in named.items() if value is not None}
     if method.unit is None:
         if given:
             raise UsageError(f"--{next(iter(given))}: the method {name} removes nothing; leave it out")
@@ -136,58 +123,66 @@ def _known(table: Mapping[str, Any], name: str, kind: str) -> Any:
     return table[name]
 
 
-def _recipe(asked: Asked) -> Recipe:
-    recipe: Recipe = _known(RECIPES, asked["recipe"], "recipe")
-    chosen = {"lr": asked["lr"], "batch_size": asked["batch_size"], "epochs": asked["epochs"]}
+def _recipe(options: TrainOptions) -> Recipe:
+    recipe: Recipe = _known(RECIPES, options.recipe, "recipe")
+    chosen = {"lr": options.lr, "batch_size": options.batch_size, "epochs": options.epochs}
     return replace(recipe, **{key: value for key, value in chosen.items() if value is not None})
 
 
-def _folder_name(asked: Asked, method: Method, remove: float) -> str:
+def _folder_name(options: TrainOptions, method: Method, remove: float) -> str:
     gone = f"-{method.unit}{remove:g}" if method.unit else ""
-    return f"{stem(asked['arch'])}-{asked['method']}{gone}"
+    return f"{stem(options.arch)}-{options.method}{gone}"
 
 
-def _check_checkpoint(checkpoint: Path, asked: Asked) -> None:
+def _check_checkpoint(checkpoint: Path, options: TrainOptions) -> None:
     """Refuse a checkpoint that would be lost, and a file of its name that is none."""
     sweep(checkpoint)
-    if asked["resume"] and checkpoint.is_file():
+    if options.resume and checkpoint.is_file():
         return  # what is in it is held against the training once that is known
     trainer.check_replaceable(checkpoint)
-    if checkpoint.exists() and not asked["force"]:
+    if checkpoint.exists() and not options.force:
         raise UsageError(
             f"{checkpoint.name} is of a training that was not finished; --resume goes on, --force starts anew"
         )
 
 
 def _lesson(course: _Course, say: Say) -> Lesson:
-    asked = course.asked
-    fetch = asked["download"] and not course.crew.rank
-    task = read_task(asked["task"], asked["root"], fetch, asked["test_data"], asked["seed"])
+    options = course.options
+    fetch = options.download and not course.crew.rank
+    task = read_task(options.task, options.root, fetch, options.test_data, options.place.seed)
     if len(task.learn.classes) < 2:
         raise InputError(f"{task.learn.name} has a single class; expected two or more to tell apart")
     network = inputs.read_network(
-        asked["arch"],
-        classes=_classes_to_build(asked["arch"], len(task.learn.classes)),
-        input_size=asked["input_size"],
+        options.arch,
+        classes=_classes_to_build(options.arch, len(task.learn.classes)),
+        input_size=options.input_size,
         device=course.device,
-        seed=asked["seed"],
+        seed=options.place.seed,
         images=task.learn,
         say=say,
     )
-    task = replace(task, learn=inputs.mirrored(task.learn, asked["mirror"]))
-    learn, held = _split(task.learn, asked["validation"], asked["seed"])
-    settings = {name: asked[name] for name in ("mean", "std", "samples", "seed")}
-    images = inputs.prepare(learn, task.test, network, batch_size=course.recipe.batch_size, **settings)
+    task = replace(task, learn=inputs.mirrored(task.learn, options.mirror))
+    learn, held = _split(task.learn, options.validation, options.place.seed)
+    images = inputs.prepare(
+        learn,
+        task.test,
+        network,
+        mean=options.mean,
+        std=options.std,
+        samples=options.samples,
+        batch_size=course.recipe.batch_size,
+        seed=options.place.seed,
+    )
     return Lesson(
         session=_session(course, network, images, held),
         task=learn.name,
-        recipe=asked["recipe"],
+        recipe=options.recipe,
         name=network.source.name,
         judge=replace(inputs.judge(images), how=task.how),
         architecture=network.source.architecture,
-        resume=asked["resume"],
-        export=asked["export"],
-        measure=asked["measure"],
+        resume=options.resume,
+        export=options.onnx.export,
+        measure=options.measuring.measure,
         notes=(*network.notes, *images.notes, *inputs.about_mirrors(images)),
     )
 
@@ -210,19 +205,29 @@ def _split(learn: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Image
 def _session(
     course: _Course, network: inputs.Network, images: inputs.Images, held: ImageSet | None
 ) -> Session:
+    options = course.options
     return Session(
         model=network.model,
         example=network.example,
-        name=course.asked["method"],
+        name=options.method,
         method=course.method,
         remove=course.remove,
         epochs=course.recipe.epochs,
         recipe=course.recipe,
         train=images.train,
         validation=None if held is None else replace(images.train, images=held),
-        samples=inputs.samples_for(network, images, None, course.asked["seed"]),
+        samples=inputs.samples_for(network, images, None, options.place.seed),
         device=device_named(course.device),
         checkpoint=course.checkpoint,
         crew=course.crew,
-        **{name: course.asked[name] for name in _OPTIONS},
+        steps=options.steps,
+        floor=options.floor,
+        align=options.align,
+        latest=options.latest,
+        published_length=options.published_length,
+        published_detector=options.published_detector,
+        draws=options.draws,
+        seed=options.place.seed,
+        precision=options.precision,  # type: ignore[arg-type]  checked by the parser's rules
+        channels_last=options.channels_last,
     )

@@ -162,6 +162,11 @@ def _row_ranges(group: ChannelGroup, budget: Budget) -> Iterator[tuple[int, int]
         width = smaller
 
 
+def whole(groups: ChannelGroups, budget: Budget) -> Plan:
+    """Plan that removes nothing."""
+    return Plan({group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}, budget, 0.0)
+
+
 def reachable(groups: ChannelGroups, budget: Budget) -> float:
     """Return the largest fraction of nodes that floors, divisors and the alignment allow to remove."""
     steps = {g.name: tuple(removal_steps(g, torch.zeros(g.size), budget)) for g in groups}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from structprune.budget import Budget, Pick, Plan, reachable, removal_steps, select
+from structprune.budget import Budget, Pick, Plan, reachable, removal_steps, select, whole
 from structprune.channels import ChannelGroups
 from structprune.scores import ranks
 from structprune.surgery import shrink, weight_entries
@@ -77,7 +77,9 @@ class Ranking:
         return max((step.cost for step in steps), default=0)
 
     def plan(self, depth: int) -> Plan:
-        """Return the cut at a depth."""
+        """Return the cut at a depth; at 0 it is none, also where an earlier step has cut already."""
+        if not depth:
+            return whole(self.groups, self._at(0))
         if depth not in self._plans:
             self._plans[depth] = self.pick(self.scores, self.groups, self._at(depth))
         return self._plans[depth]
@@ -87,6 +89,8 @@ class Ranking:
 
     def settle(self, depth: int) -> int:
         """Return how many nodes the cut at a depth removes: the least depth with the same cut."""
+        if not depth:
+            return 0
         if depth not in self._reached:  # picking for a device takes longer, and comes to as many
             plan = (
                 self.plan(depth) if self.pick is select else select(self.scores, self.groups, self._at(depth))

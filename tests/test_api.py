@@ -327,7 +327,7 @@ def test_an_existing_folder_is_refused_and_left_alone(residual: Run, tmp_path: P
 
 def test_an_earlier_result_is_replaced_only_by_force(residual: Run, saved: Path) -> None:
     (saved / "report.md").unlink()
-    with pytest.raises(OutputError, match="exists; force replaces an earlier result"):
+    with pytest.raises(OutputError, match="exists; force= replaces an earlier result"):
         residual.result.save(saved)
     assert not (saved / "report.md").exists()
     residual.result.save(str(saved), force=True)

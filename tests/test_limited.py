@@ -474,9 +474,7 @@ def whole(folder: Path, tools: Tools, **limits: Any) -> Any:
     class Own(nn.Sequential):
         """Local, so that the proof of reloading needs no fresh process."""
 
-    request = request_for(Own(*layers), (30,), limits, measure=False)
-    nodes_alone = [limit.name for limit in request.limits] == ["nodes"]
-    return compress(replace(request, limits=() if nodes_alone else request.limits), folder, tools)
+    return compress(request_for(Own(*layers), (30,), limits, measure=False), folder, tools)
 
 
 def test_the_report_says_what_was_asked_and_what_was_reached(tmp_path: Path) -> None:

@@ -74,8 +74,9 @@ def test_what_is_written(asked: tuple[str, str | float]) -> None:
 )  # fmt: skip
 def test_what_makes_no_sense_is_said_with_what_does(name: str, written: str) -> None:
     with pytest.raises(UsageError) as refused:
-        read_limit(name, written, f"--{name}")
-    assert str(refused.value) == f"--{name} {written}: expected {QUANTITIES[name].expected}"
+        read_limit(name, written)
+    assert refused.value.in_shell() == f"--{name} {written}: expected {QUANTITIES[name].expected}"
+    assert str(refused.value) == f"{name}={written}: expected {QUANTITIES[name].expected}"
 
 
 def test_an_unknown_quantity() -> None:
@@ -85,8 +86,9 @@ def test_an_unknown_quantity() -> None:
 
 def test_nothing_asked_for_names_every_option() -> None:
     with pytest.raises(UsageError) as refused:
-        read_limits(dict.fromkeys(QUANTITIES), "--")
-    assert all(f"--{name}" in str(refused.value) for name in QUANTITIES)
+        read_limits(dict.fromkeys(QUANTITIES))
+    assert all(f"--{name}" in refused.value.in_shell() for name in QUANTITIES)
+    assert all(f"{name}=" in str(refused.value) for name in QUANTITIES)
 
 
 def test_what_may_be_left() -> None:

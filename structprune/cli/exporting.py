@@ -121,7 +121,7 @@ def _proven(
 def _tools(options: ExportOptions) -> Toolbox:
     return Toolbox(
         opset=options.form.opset,
-        exporter=options.form.exporter,  # type: ignore[arg-type]  checked by the parser's rules
+        exporter=options.form.exporter,  # type: ignore[arg-type]  # checked by the parser's rules
         rtol=options.rtol,
         batches=tuple(options.measure_batch),
         threads=options.threads,

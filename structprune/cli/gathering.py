@@ -129,7 +129,7 @@ def scoring_of(options: Scored, trained: bool) -> Scoring:
     return Scoring(
         score=chosen.score,
         trained=trained,
-        accumulate=chosen.accumulate,  # type: ignore[arg-type]  checked by its own class
+        accumulate=chosen.accumulate,  # type: ignore[arg-type]  # checked by its own class
         batch_norm=chosen.batch_norm,
         draws=chosen.draws,
         chunk=chosen.chunk,

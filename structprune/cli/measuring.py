@@ -60,7 +60,7 @@ def run(specs: Sequence[str], options: MeasureVerbOptions, say: Say) -> tuple[li
         tuple(options.threads),
         options.energy_seconds,
         options.country,
-        tuple(runtimes),  # type: ignore[arg-type]  checked by the parser's rules
+        tuple(runtimes),  # type: ignore[arg-type]  # checked by the parser's rules
         options.layers,
     )
     with TemporaryDirectory(prefix="structprune-") as scratch:

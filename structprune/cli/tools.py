@@ -10,7 +10,7 @@ def toolbox(onnx: OnnxOptions, measuring: MeasureOptions, device: str) -> Toolbo
     """What exports, proves and measures."""
     return Toolbox(
         opset=onnx.form.opset,
-        exporter=onnx.form.exporter,  # type: ignore[arg-type]  checked by the parser's rules
+        exporter=onnx.form.exporter,  # type: ignore[arg-type]  # checked by the parser's rules
         rtol=onnx.rtol,
         device=device,
         batches=tuple(measuring.measure_batch),

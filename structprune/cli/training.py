@@ -125,8 +125,12 @@ def _known(table: Mapping[str, Any], name: str, kind: str) -> Any:
 
 def _recipe(options: TrainOptions) -> Recipe:
     recipe: Recipe = _known(RECIPES, options.recipe, "recipe")
-    chosen = {"lr": options.lr, "batch_size": options.batch_size, "epochs": options.epochs}
-    return replace(recipe, **{key: value for key, value in chosen.items() if value is not None})
+    return replace(
+        recipe,
+        lr=recipe.lr if options.lr is None else options.lr,
+        batch_size=options.batch_size or recipe.batch_size,
+        epochs=options.epochs or recipe.epochs,
+    )
 
 
 def _folder_name(options: TrainOptions, method: Method, remove: float) -> str:
@@ -228,6 +232,6 @@ def _session(
         published_detector=options.published_detector,
         draws=options.draws,
         seed=options.place.seed,
-        precision=options.precision,  # type: ignore[arg-type]  checked by the parser's rules
+        precision=options.precision,  # type: ignore[arg-type]  # checked by the parser's rules
         channels_last=options.channels_last,
     )

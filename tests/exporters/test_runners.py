@@ -9,7 +9,7 @@ from torch import nn
 
 from exporters.batch_time import batch_times
 from exporters.providers import onnx_runner, open_session
-from exporters.runners import CHOICES, RUNTIMES, runtimes_on
+from exporters.runners import RUNTIMES, runtimes_on
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError, UsageError
 
@@ -22,7 +22,11 @@ def small() -> nn.Module:
 
 def test_every_runtime_says_what_it_is_and_on_the_cpu_nothing_is_copied() -> None:
     assert len({runner.words for runner in RUNTIMES.values()}) == len(RUNTIMES)
-    assert runtimes_on("cpu", CHOICES) == ("torch", "torch-compile", "onnxruntime")
+    assert runtimes_on("cpu", ("torch", "torch-compile", "onnxruntime")) == (
+        "torch",
+        "torch-compile",
+        "onnxruntime",
+    )
     assert runtimes_on("cuda", ("onnxruntime", "torch")) == ("torch", "onnxruntime", "onnxruntime-copies")
     with pytest.raises(UsageError, match=r"unknown runtime 'tflite'.*torch, torch-compile, onnxruntime"):
         runtimes_on("cpu", ("tflite",))  # type: ignore[arg-type]

@@ -213,11 +213,11 @@ def test_training_in_bfloat16_and_channels_last_learns_too() -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "words"),
     [
-        ("snap", {"latest": 2}, "--latest"),
-        ("snap", {"steps": 3}, "--steps"),
-        ("snip", {"align": 8}, "--align"),
-        ("snip", {"published_length": True}, "--published-length"),
-        ("earlybird", {"published_detector": True}, "--published-detector"),
+        ("snap", {"latest": 2}, "latest="),
+        ("snap", {"steps": 3}, "steps="),
+        ("snip", {"align": 8}, "align="),
+        ("snip", {"published_length": True}, "published_length="),
+        ("earlybird", {"published_detector": True}, "published_detector="),
     ],
 )
 def test_what_means_nothing_to_a_method_is_refused(name: str, wrong: dict[str, int], words: str) -> None:

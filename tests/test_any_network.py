@@ -22,7 +22,7 @@ NETWORKS: dict[str, tuple[tuple[int, int, int] | None, float]] = {
     "googlenet": ((3, 64, 64), 0.97),
     "squeezenet1_1": ((3, 64, 64), 0.9),
     "mobilenet_v3_large": ((3, 64, 64), 0.9),
-    "deeplabv3_resnet50": ((3, 48, 48), 0.9),
+    "deeplabv3_mobilenet_v3_large": ((3, 64, 64), 0.9),
     "convnext_tiny": ((3, 64, 64), 0.6),
     "swin_t": ((3, 64, 64), 0.4),
     "timm:ghostnet_100": ((3, 64, 64), 0.4),

@@ -38,6 +38,13 @@ def small(images: Path) -> tuple[object, ...]:
     return ("train", "--task", images, "--arch", "structprune:cifar_resnet20", "-b", 16, *QUICK)
 
 
+@pytest.fixture
+def tiny(images: Path) -> tuple[object, ...]:
+    """The options of a training of a network of 20 nodes."""
+    network = ("--arch", "tiny:network", "--input-size", 3, 8, 8)
+    return ("train", "--task", images, *network, "-b", 16, *QUICK)
+
+
 def test_a_method_on_channels(small: tuple[object, ...], cli: Command, here: Path) -> None:
     document = cli(*small, "--method", "snap", "--nodes", 0.3, "--epochs", 2, "--json").done().document
     assert document["nodes"]["removed"] == pytest.approx(0.3, abs=0.002)
@@ -83,17 +90,17 @@ def test_what_it_says(small: tuple[object, ...], cli: Command, here: Path) -> No
 
 
 def test_into_a_folder_of_a_folder_that_is_not_there(
-    small: tuple[object, ...], cli: Command, here: Path
+    tiny: tuple[object, ...], cli: Command, here: Path
 ) -> None:
-    cli(*small, "--method", "random-s", "--nodes", 0.3, "--epochs", 1, "-o", "runs/first").done()
+    cli(*tiny, "--method", "random-s", "--nodes", 0.3, "--epochs", 1, "-o", "runs/first").done()
     assert {path.name for path in (here / "runs" / "first").iterdir()} == FILES
     assert [path.name for path in (here / "runs").iterdir()] == ["first"]
 
 
-def test_mirrored_images_are_said_to_be(small: tuple[object, ...], cli: Command) -> None:
+def test_mirrored_images_are_said_to_be(tiny: tuple[object, ...], cli: Command) -> None:
     told = {}
     for option in ("--mirror", "--no-mirror"):
-        run = (*small, "--method", "dense", "--epochs", 1, option, "-o", option.strip("-"), "--json")
+        run = (*tiny, "--method", "dense", "--epochs", 1, option, "-o", option.strip("-"), "--json")
         document = cli(*run).done().document
         told[option] = any("mirrored at random" in note for note in document["notes"])
     assert told == {"--mirror": True, "--no-mirror": False}
@@ -105,8 +112,8 @@ def test_a_single_class_teaches_nothing(here: Path, cli: Command) -> None:
     refused.refused(1, "a single class")
 
 
-def test_a_training_that_is_interrupted_says_how_to_go_on(small: tuple[object, ...], here: Path) -> None:
-    command = [sys.executable, "-m", "structprune", *map(str, small)]
+def test_a_training_that_is_interrupted_says_how_to_go_on(tiny: tuple[object, ...], here: Path) -> None:
+    command = [sys.executable, "-m", "structprune", *map(str, tiny)]
     command += ["--method", "dense", "--epochs", "1000", "-o", "long"]
     with subprocess.Popen(
         command, cwd=here, env=environment(), stderr=subprocess.PIPE, text=True,
@@ -125,16 +132,16 @@ def test_a_training_that_is_interrupted_says_how_to_go_on(small: tuple[object, .
     assert not (here / "long").exists()
 
 
-def test_the_same_seed_gives_the_same_network(small: tuple[object, ...], cli: Command, here: Path) -> None:
-    run = (*small, "--method", "crop-s", "--nodes", 0.3, "--epochs", 1)
+def test_the_same_seed_gives_the_same_network(tiny: tuple[object, ...], cli: Command, here: Path) -> None:
+    run = (*tiny, "--method", "crop-s", "--nodes", 0.3, "--epochs", 1)
     for name in ("one", "two"):
         cli(*run, "-o", name).done()
     assert (here / "one/model.safetensors").read_bytes() == (here / "two/model.safetensors").read_bytes()
 
 
-def test_a_training_that_was_killed_goes_on(small: tuple[object, ...], cli: Command, here: Path) -> None:
+def test_a_training_that_was_killed_goes_on(tiny: tuple[object, ...], cli: Command, here: Path) -> None:
     """``kill -9`` after the first checkpoint, then --resume: bit for bit the weights of a whole run."""
-    run = [*map(str, small), "--method", "earlycrop-s", "--nodes", "0.3", "--epochs", "4"]
+    run = [*map(str, tiny), "--method", "earlycrop-s", "--nodes", "0.3", "--epochs", "4"]
     command = [sys.executable, "-m", "structprune", *run]
     cli(*run, "-o", "whole").done()
     with subprocess.Popen(
@@ -232,9 +239,9 @@ def test_a_file_of_ones_own_with_a_checkpoints_name_stays(
     assert contents(here) == before
 
 
-def test_two_processes_of_torchrun(small: tuple[object, ...], here: Path, tmp_path: Path) -> None:
+def test_two_processes_of_torchrun(tiny: tuple[object, ...], here: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    run = [*map(str, small), "--method", "crop-s", "--nodes", "0.3", "--epochs", "1", "-o", "dealt", "--json"]
+    run = [*map(str, tiny), "--method", "crop-s", "--nodes", "0.3", "--epochs", "1", "-o", "dealt", "--json"]
     # The launcher leaves folders among temporary files.
     done = _run([*torchrun, "-m", "structprune", *run], here, TMPDIR=str(tmp_path))
     assert done.code == 0, done.err
@@ -345,8 +352,8 @@ def test_the_methods_are_listed_with_all_that_belongs_to_them(cli: Command) -> N
     assert all(name in shown for name in METHODS)
 
 
-def test_an_existing_folder_is_refused(small: tuple[object, ...], cli: Command, here: Path) -> None:
-    run = (*small, "--method", "random-s", "--nodes", 0.3, "--epochs", 1, "-o", "result")
+def test_an_existing_folder_is_refused(tiny: tuple[object, ...], cli: Command, here: Path) -> None:
+    run = (*tiny, "--method", "random-s", "--nodes", 0.3, "--epochs", 1, "-o", "result")
     cli(*run).done()
     cli(*run).refused(1, "result")
     cli(*run, "--force").done()

@@ -37,9 +37,10 @@ from exporters.profiling.cache import own_profile
 from structprune.align import device_layers, picking
 from structprune.budget import Budget, Pick, Plan
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose
+from structprune.choose import Scoring
 from structprune.correction import FITTED, HELD_OUT, Correction, correction_on, mend, rechoose
 from structprune.device_profile import this_machine
+from structprune.iterative import choose
 from structprune.samples import Samples
 from structprune.scores import Batch, mini_batches_of
 from structprune.surgery import shrink

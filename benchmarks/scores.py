@@ -29,8 +29,9 @@ from torch.nn import functional
 from benchmarks.rows import Row, collect, print_table
 from structprune.budget import Budget
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose
+from structprune.choose import Scoring
 from structprune.criteria import DEFAULT
+from structprune.iterative import choose
 from structprune.models import MODELS
 from structprune.samples import Samples
 from structprune.scores import Batch, mini_batches_of

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,39 +18,20 @@ from structprune.batch_norm import evaluating, take_statistics
 from structprune.budget import Plan
 from structprune.channels import ChannelGroups
 from structprune.checkpoint import save_weights_and_plan, widths_of
+from structprune.clock import Clock
 from structprune.comparison.gap import LEAST_SPREAD
 from structprune.errors import InputError
 from structprune.layers import counted_down
 from structprune.proofs import reloaded, require, signature, varies
+from structprune.protocols import Say, Tools
 from structprune.redraw import begun_again
 from structprune.report import Measurement, Met, Proof
-from structprune.request import Judge, Say, Subject, Tools
+from structprune.request import Judge, Subject
 from structprune.samples import Samples, random_like
 from structprune.scores import Scores
 from structprune.sources.architecture import FACTORY
 
 PROOF_INPUTS = 8
-
-
-@dataclass
-class Clock:
-    """Wall time by step."""
-
-    say: Say
-    seconds: dict[str, float] = field(default_factory=dict)
-    inside: float = 0.0
-
-    @contextmanager
-    def step(self, name: str, words: str | None = None) -> Iterator[None]:
-        """Take the time of a step without those inside it, and say its words before it begins."""
-        if words is not None:
-            self.say(words)
-        start, around = time.perf_counter(), self.inside
-        self.inside = 0.0
-        yield
-        whole = time.perf_counter() - start
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + whole - self.inside, 3)
-        self.inside = around + whole
 
 
 @dataclass(frozen=True)

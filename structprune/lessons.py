@@ -12,8 +12,8 @@ from torch import nn
 from structprune import trainer
 from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups
+from structprune.clock import Clock
 from structprune.delivery import (
-    Clock,
     CutNetwork,
     Run,
     check_finite,
@@ -25,8 +25,9 @@ from structprune.delivery import (
 from structprune.layers import node_layers, out_width
 from structprune.masks import collapsed
 from structprune.proofs import require
+from structprune.protocols import Say, Tools
 from structprune.reporting import Evidence, of_training, write_report
-from structprune.request import Learned, Lesson, Outcome, Say, Tools
+from structprune.request import Learned, Lesson, Outcome
 from structprune.scores import Scores
 from structprune.trainer import Session, Trained
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from structprune.align import Layers, compare, device_layers, picking
 from structprune.budget import Plan, select
 from structprune.channels import ChannelGroups
+from structprune.clock import Clock
 from structprune.correction import mend
 from structprune.delivery import (
-    Clock,
     CutNetwork,
     Run,
     check_finite,
@@ -32,10 +32,11 @@ from structprune.device_profile import note_choosing
 from structprune.errors import InputError
 from structprune.limited import within_limits
 from structprune.proofs import CLOSED_INPUTS, closed_gates, require, unproven_group
+from structprune.protocols import Say, Tools
 from structprune.quantised import with_int8
 from structprune.report import Accuracy
 from structprune.reporting import Evidence, nodes_gone, of_compression, write_report
-from structprune.request import Outcome, Request, Say, Tools
+from structprune.request import Outcome, Request
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.surgery import shrink
@@ -96,7 +97,7 @@ def _cut(run: Run, request: Request) -> CutNetwork:
 def _cut_of(run: Run, request: Request, groups: ChannelGroups) -> CutNetwork:
     """Cut to the least that keeps every limit, and prove that cut."""
     layers = device_layers_of(request, groups)
-    choice, limits = within_limits(run, request, groups, picking(layers))
+    choice, limits = within_limits(request, groups, run.tools, run.clock, picking(layers))
     plan, notes = choice.plan, choice.notes
     if layers is not None:
         notes = (*notes, *_aligned(layers, choice.scores, groups, plan))

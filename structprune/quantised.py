@@ -10,8 +10,9 @@ from torch import Tensor
 
 from structprune.delivery import Run, judged
 from structprune.errors import InputError
+from structprune.protocols import Say, Tools
 from structprune.report import Int8, Report
-from structprune.request import Judge, Request, Say, Tools
+from structprune.request import Judge, Request
 from structprune.samples import Samples
 
 FILE = "model.int8.onnx"

@@ -20,8 +20,9 @@ from structprune.delivery import CutNetwork, Run
 from structprune.environment import hardware, software
 from structprune.limits import nodes_of
 from structprune.masks import collapsed
+from structprune.protocols import Meter, Tools
 from structprune.report import Accuracy, Count, Measurement, Proof, Report, Training, to_json
-from structprune.request import Learned, Lesson, Meter, Request, Tools
+from structprune.request import Learned, Lesson, Request
 from structprune.samples import Samples
 from structprune.scores import Scores
 from structprune.surgery import weight_entries, widths

@@ -13,16 +13,18 @@ from structprune.align import Layers, picking
 from structprune.budget import select
 from structprune.choices import CHOICES
 from structprune.choose import order
+from structprune.clock import Clock
 from structprune.correction import mend, rechoose
-from structprune.delivery import Clock, Run, check_finite, judged, proof_inputs
+from structprune.delivery import Run, check_finite, judged, proof_inputs
 from structprune.device_profile import note_choosing
 from structprune.environment import hardware, software
 from structprune.errors import UsageError
 from structprune.front import Front, Point, marked
 from structprune.pipeline import device_layers_of, groups_of
+from structprune.protocols import Say, Tools
 from structprune.ranking import Ranking
 from structprune.report import Measurement
-from structprune.request import Request, Say, Tools
+from structprune.request import Request
 from structprune.scores import Scores
 from structprune.search import first
 from structprune.surgery import shrink

@@ -21,8 +21,9 @@ from structprune.align import (
 )
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose
+from structprune.choose import Scoring
 from structprune.errors import TargetUnreachableError, UsageError
+from structprune.iterative import choose
 from structprune.reporting import nodes_gone
 from structprune.samples import random_samples
 from structprune.surgery import shrink

@@ -14,20 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from structprune import choose as choosing
+from structprune import iterative
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import (
-    Scoring,
-    choose,
-    fitting_chunk,
-    order,
-    score,
-    score_weights,
-)
+from structprune.choose import Scoring, fitting_chunk, order, score, score_weights
 from structprune.correction import Correction, Mended, correction_on
 from structprune.criteria import CRITERIA
 from structprune.errors import TargetUnreachableError, UnknownNameError, UsageError
 from structprune.gates import GatedModel
+from structprune.iterative import choose
 from structprune.samples import Samples, random_samples, samples_of
 from structprune.scores import Sampling, Scores
 from structprune.surgery import regrouped, shrink, widths
@@ -257,7 +252,7 @@ def laid_down(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
         seen.append({group.name: group.size for group in groups})
         return Scores({g.name: model.get_parameter(f"{g.name}.bias").detach() for g in groups}, "bias")
 
-    monkeypatch.setattr(choosing, "order", by_bias)
+    monkeypatch.setattr(iterative, "order", by_bias)
     return seen
 
 
@@ -290,7 +285,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
         made.append(select(scores, groups, budget))
         return made[-1]
 
-    monkeypatch.setattr(choosing, "select", noted)
+    monkeypatch.setattr(iterative, "select", noted)
     return made
 
 
@@ -604,8 +599,8 @@ def test_a_correction_chooses_channels_and_reconstructs_before_every_next_step(
         assert [m.out_features for m in small.modules() if isinstance(m, nn.Linear)][:-1] == widths_before[-1]
         return Mended(small)
 
-    monkeypatch.setattr(choosing, "rechoose", first_ones)
-    monkeypatch.setattr(choosing, "mend", noted)
+    monkeypatch.setattr(iterative, "rechoose", first_ones)
+    monkeypatch.setattr(iterative, "mend", noted)
     inputs = torch.cat([batch.inputs[0] for batch in mlp.samples.batches] * 8)
     correction = correction_on("least-squares", (inputs,), rechooses=True)
     scoring = Scoring("snip", steps=3)

@@ -20,16 +20,19 @@ from exporters.flops import count_flops
 from exporters.toolbox import Toolbox
 from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Choice, Scoring, choose
-from structprune.delivery import Clock, Run
+from structprune.choose import Scoring
+from structprune.clock import Clock
+from structprune.delivery import Run
 from structprune.errors import TargetUnreachableError, UsageError
+from structprune.iterative import Choice, choose
 from structprune.limited import within_limits
 from structprune.limited.bench import Bench
 from structprune.limits import nodes_of, read_limits
 from structprune.pipeline import compress
+from structprune.protocols import Tools
 from structprune.ranking import Ranking
 from structprune.report import Measurement, MeasurementName, Met, Ratio, Series, from_json
-from structprune.request import Request, Tools
+from structprune.request import Request
 from structprune.samples import random_samples
 from structprune.surgery import shrink, weight_entries
 from tests.networks import TinyConvBN, TinyResidualConcat
@@ -86,7 +89,7 @@ def run_of(request: Request, folder: Path, tools: Tools | None) -> tuple[Run, Ch
 
 def within(run: Run, groups: ChannelGroups) -> tuple[Choice, tuple[Met, ...]]:
     assert isinstance(run.subject, Request)
-    return within_limits(run, run.subject, groups)
+    return within_limits(run.subject, groups, run.tools, run.clock)
 
 
 # ---- counts
@@ -293,7 +296,8 @@ def test_to_be_sure_files_are_opened_several_times_and_the_median_counts(
     request = request_for(model, (30,), {"speedup": 2})
     run, groups, _ = run_of(request, tmp_path, tools)
     scores = {group.name: torch.zeros(group.size) for group in groups}
-    bench = Bench(run, Ranking(model, groups, scores, request.budget(), request.example), tmp_path)
+    ranking = Ranking(model, groups, scores, request.budget(), request.example)
+    bench = Bench(ranking, tools, run.say, tmp_path)
     taken = bench.measure("batch_time", 8, sure)
     assert len(tools.compared) == (3 if sure else 1)
     assert taken.ratio is not None

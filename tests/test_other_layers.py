@@ -14,8 +14,9 @@ from structprune.attention import FewerHeads, fit_heads
 from structprune.batch_norm import evaluating
 from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, choose, score
+from structprune.choose import Scoring, score
 from structprune.gates import gate_channels
+from structprune.iterative import choose
 from structprune.layers import node_layers, out_width, recurrent_reads
 from structprune.samples import random_samples
 from structprune.sources.widths import set_widths, widths_of

@@ -15,31 +15,34 @@ import torch
 
 from structprune.budget import Pick, Plan, select
 from structprune.channels import ChannelGroups
-from structprune.choose import Choice, check_groups, choose
-from structprune.delivery import Run
+from structprune.choose import check_groups
+from structprune.clock import Clock
 from structprune.errors import UsageError
+from structprune.iterative import Choice, choose
 from structprune.limited.bench import Bench
 from structprune.limited.counting import check_counted
 from structprune.limited.finding import least_depth
+from structprune.limited.problem import Problem
 from structprune.limited.telling import met
 from structprune.limits import Limit, nodes_of
+from structprune.protocols import Tools
 from structprune.ranking import Ranking
 from structprune.report import Met
-from structprune.request import Request, Tools
 from structprune.scores import Scores
 
 __all__ = ["within_limits"]
 
 
 def within_limits(
-    run: Run, request: Request, groups: ChannelGroups, pick: Pick | None = None
+    problem: Problem, groups: ChannelGroups, tools: Tools | None, clock: Clock, pick: Pick | None = None
 ) -> tuple[Choice, tuple[Met, ...]]:
-    """The least cut that keeps every limit of a request, in one shot or in steps.
+    """The least cut that keeps every limit of a problem, in one shot or in steps.
 
     Args:
-        run: its surroundings.
-        request: with its limits.
+        problem: a network with its limits.
         groups: the groups of its network.
+        tools: what exports and measures; without them only what is counted can be limited.
+        clock: takes the time of scoring and of searching, and says what happens next.
         pick: chooses the channels that stay; by default :func:`structprune.budget.select`.
 
     Returns:
@@ -49,27 +52,27 @@ def within_limits(
         TargetUnreachableError: the deepest cut that is allowed doesn't keep them.
         UsageError: a limit can't be told from the tools at hand.
     """
-    _check(run.tools, request.limits)
+    _check(tools, problem.limits)
     check_groups(groups)
-    check_counted(_ranking(run, request, groups, _flat(groups)), request.limits)
-    nodes_alone = [limit.name for limit in request.limits] == ["nodes"]
+    check_counted(_ranking(problem, groups, _flat(groups), tools), problem.limits)
+    nodes_alone = [limit.name for limit in problem.limits] == ["nodes"]
     reached: list[tuple[Met, ...]] = []
 
     def along(scores: Scores) -> Plan:
-        ranking = _ranking(run, request, groups, scores, pick or select)
-        plan, met_by_it = _least_cut(run, request, ranking)
+        ranking = _ranking(problem, groups, scores, tools, pick or select)
+        plan, met_by_it = _least_cut(problem, ranking, tools, clock)
         reached.append(met_by_it)
         return plan
 
-    with run.clock.step("score"):
+    with clock.step("score"):
         choice = choose(
-            request.model,
+            problem.model,
             groups,
-            request.samples,
-            request.scoring,
-            request.budget(nodes_of(request.limits) or 0.0),
-            run.say,
-            request.correction,
+            problem.samples,
+            problem.scoring,
+            problem.budget(nodes_of(problem.limits) or 0.0),
+            clock.say,
+            problem.correction,
             pick,
             None if nodes_alone else along,
         )
@@ -79,17 +82,19 @@ def within_limits(
     return choice, reached[-1] if reached else ()
 
 
-def _least_cut(run: Run, request: Request, ranking: Ranking) -> tuple[Plan, tuple[Met, ...]]:
+def _least_cut(
+    problem: Problem, ranking: Ranking, tools: Tools | None, clock: Clock
+) -> tuple[Plan, tuple[Met, ...]]:
     """The least cut along a ranking that keeps every limit, and what it reaches of each."""
-    limits = request.limits
+    limits = problem.limits
     words = "looking for the least cut that keeps every limit"
-    with run.clock.step("search", words), TemporaryDirectory(prefix="structprune-") as scratch:
-        bench = Bench(run, ranking, Path(scratch))
+    with clock.step("search", words), TemporaryDirectory(prefix="structprune-") as scratch:
+        bench = Bench(ranking, tools, clock.say, Path(scratch))
         depth = least_depth(bench, limits)
         reached = tuple(met(bench, limit, depth) for limit in limits)
         plan = ranking.plan(depth)
     remove = max(nodes_of(limits) or 0.0, plan.reached)
-    return replace(plan, budget=request.budget(remove)), reached
+    return replace(plan, budget=problem.budget(remove)), reached
 
 
 def _check(tools: Tools | None, limits: Sequence[Limit]) -> None:
@@ -103,8 +108,8 @@ def _flat(groups: ChannelGroups) -> Scores:
 
 
 def _ranking(
-    run: Run, request: Request, groups: ChannelGroups, scores: Scores, pick: Pick = select
+    problem: Problem, groups: ChannelGroups, scores: Scores, tools: Tools | None, pick: Pick = select
 ) -> Ranking:
-    needed = any(limit.measured or limit.name == "flops" for limit in request.limits)
-    count = run.tools.count_flops if run.tools and needed else None
-    return Ranking(request.model, groups, scores.values, request.budget(), request.example, count, pick)
+    needed = any(limit.measured or limit.name == "flops" for limit in problem.limits)
+    count = tools.count_flops if tools and needed else None
+    return Ranking(problem.model, groups, scores.values, problem.budget(), problem.example, count, pick)

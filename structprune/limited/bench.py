@@ -9,11 +9,10 @@ from statistics import median
 
 from torch import Tensor
 
-from structprune.delivery import Run
 from structprune.limits import Limit
+from structprune.protocols import Say, Tools
 from structprune.ranking import Ranking
 from structprune.report import Measurement, MeasurementName
-from structprune.request import Tools
 
 SECONDS = {False: 0.8, True: 1.5}
 """Time that is spent on each of two networks when their files are opened, for a look and for being sure."""
@@ -28,15 +27,17 @@ class Bench:
     """Files of the dense network and of one cut, and what was measured on them.
 
     Attributes:
-        run: whose tools export and measure.
         ranking: what is cut.
+        exporters: what exports and measures, or None where nothing has to be.
+        say: told what happens next.
         folder: an empty folder that goes afterwards.
         taken: (quantity, depth) -> the last measurement.
         dense_ms: what the dense network took, every time that it was timed.
     """
 
-    run: Run
     ranking: Ranking
+    exporters: Tools | None
+    say: Say
     folder: Path
     taken: dict[tuple[MeasurementName, int], Measurement] = field(default_factory=dict)
     dense_ms: list[float] = field(default_factory=list)
@@ -44,13 +45,13 @@ class Bench:
     @property
     def tools(self) -> Tools:
         """What exports and measures."""
-        assert self.run.tools is not None
-        return self.run.tools
+        assert self.exporters is not None
+        return self.exporters
 
     @property
     def example(self) -> tuple[Tensor, ...]:
         """Inputs as the files take them."""
-        return tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in self.run.subject.example)
+        return tuple(x.cpu().float() if x.is_floating_point() else x.cpu() for x in self.ranking.example)
 
     def file(self, depth: int) -> Path:
         """Return the ONNX file of the network at a depth; beside the dense one only the last is kept."""
@@ -59,7 +60,7 @@ class Bench:
             for old in self.folder.iterdir():
                 if not old.name.startswith("0.onnx"):
                     old.unlink()
-            network = self.ranking.network(depth) if depth else copy.deepcopy(self.run.subject.model)
+            network = self.ranking.network(depth) if depth else copy.deepcopy(self.ranking.model)
             self.tools.export(network.cpu().float(), self.example, path)
         return path
 

@@ -56,7 +56,7 @@ def _measured(bench: Bench, limits: Sequence[Limit], kept: Kept, low: int) -> in
 
     def looked(depth: int, sure: bool) -> float:
         if kept(depth):
-            bench.run.say(f"measuring nodes {depth / ranking.groups.nodes:.3f}")
+            bench.say(f"measuring nodes {depth / ranking.groups.nodes:.3f}")
             if timed:
                 bench.measure("batch_time", depth, sure)
         return excess(depth)

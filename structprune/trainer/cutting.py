@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from structprune.budget import Budget, Plan, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import choose_next, score_weights
+from structprune.choose import score_weights
 from structprune.criteria import needed
 from structprune.errors import InputError, StructpruneError
+from structprune.iterative import choose_next
 from structprune.masks import folded, masked, select_weights, sparsity, unmasked
 from structprune.proofs import CLOSED_INPUTS, closed_gates
 from structprune.report import Proof

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune import choose as choosing
+from structprune import iterative as choosing
 from structprune import limited, pipeline, surgery, training
 from structprune.cli import inputs
 from structprune.report import Report

@@ -108,7 +108,7 @@ def own_row(row: torch.Tensor, rows: torch.Tensor) -> int:
 
 
 def test_steps_are_mended_in_between(learner: Path, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from structprune import choose, pipeline
+    from structprune import iterative, pipeline
 
     kept: list[int] = []
     whole = pipeline.mend  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ def test_steps_are_mended_in_between(learner: Path, cli: Command, monkeypatch: p
         kept.append(sum(int(keep.sum()) for keep in given[3].keep.values()))
         return whole(*given)
 
-    for place in (choose, pipeline):
+    for place in (iterative, pipeline):
         monkeypatch.setattr(place, "mend", noted)
     document = cli(*DIGITS, "--steps", 3, "-o", "out", "--json").done().document
     assert len(kept) == 3  # between the steps twice, and once at the end

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from benchmarks.rows import Row, collect, print_table
 from benchmarks.zoo import EIGHT
-from exporters.batch_time import batch_time
+from exporters.probes.batch_time import batch_time
 from exporters.to_onnx import to_onnx
-from structprune.budget import Budget, Plan, select
 from structprune.channels import channel_groups
-from structprune.choose import Scoring, score
 from structprune.errors import TargetUnreachableError
-from structprune.report import Measurement
-from structprune.samples import random_samples
-from structprune.scores import Scores
-from structprune.surgery import shrink, widths
+from structprune.pruning.budget import Budget, Plan, select
+from structprune.pruning.surgery import shrink, widths
+from structprune.report.data import Measurement
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring, score
+from structprune.scoring.scores import Scores
 
 
 def run(name: str, nodes: float, align: int, batches: Sequence[int]) -> Row:

@@ -25,9 +25,9 @@ import torch
 import torchvision
 
 from benchmarks.rows import Row, collect, print_table
-from exporters.batch_time import batch_time
-from exporters.disk import onnx_bytes
-from exporters.memory import resident_sets
+from exporters.probes.batch_time import batch_time
+from exporters.probes.disk import onnx_bytes
+from exporters.probes.memory import resident_sets
 from exporters.to_onnx import to_onnx
 
 CASES: Mapping[str, Mapping[str, Mapping[str, str]]] = {

@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmarks.rows import Row, collect, print_table
 from benchmarks.zoo import EIGHT
 from structprune.channels import channel_groups
-from structprune.choose import Scoring, score
-from structprune.samples import random_samples
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring, score
 
 CRITERIA = ("snip", "crop", "ntk_sap")
 CHUNKS = (4, 16)

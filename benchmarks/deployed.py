@@ -29,20 +29,20 @@ from torch import Tensor, nn
 from benchmarks.align import kept
 from benchmarks.rows import Row, collect, print_table
 from benchmarks.torch_pruning_alone import prune
-from exporters.batch_time import batch_times
-from exporters.flops import count_flops
+from exporters.probes.batch_time import batch_times
+from exporters.probes.flops import count_flops
+from exporters.probes.readings import against_first
+from exporters.probes.statistics import bootstrap_ratio
 from exporters.profiling.probe import probe
-from exporters.readings import against_first
-from exporters.statistics import bootstrap_ratio
 from exporters.to_onnx import to_onnx
-from structprune.align import compare, device_layers, select_for
-from structprune.budget import Budget, select
 from structprune.channels import channel_groups
-from structprune.choose import Scoring, score
-from structprune.device_profile import DeviceProfile, read_profile, this_machine, to_json
-from structprune.layers import node_layers, out_width, weighted_layers
-from structprune.samples import random_samples
-from structprune.surgery import shrink
+from structprune.hardware import compare, device_layers, select_for
+from structprune.hardware.profile import DeviceProfile, read_profile, this_machine, to_json
+from structprune.nn.layers import node_layers, out_width, weighted_layers
+from structprune.pruning.budget import Budget, select
+from structprune.pruning.surgery import shrink
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring, score
 
 NETWORKS = (
     "resnet18@224",

@@ -21,6 +21,7 @@ assert structprune.__file__.startswith(root), structprune.__file__
 sys.path.insert(0, here)
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
+importlib.import_module("benchmarks.moved_names").alias()
 found = getattr(importlib.import_module(module), function)(*json.loads(arguments))
 print("FOUND" + json.dumps(found))
 """

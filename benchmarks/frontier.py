@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from benchmarks.deployed import NETWORKS, NODES, SCORED_ON, by_torch_pruning, network, the_profile
 from benchmarks.rows import Row, collect, print_table
-from structprune.align import LEAST_WIDTH, compare, device_layers, layer_calls, layer_us, select_for
-from structprune.budget import Budget, Plan, select
 from structprune.channels import channel_groups
-from structprune.choose import Scoring, score
-from structprune.device_profile import DeviceProfile
-from structprune.layers import in_width, node_layers, out_width
-from structprune.samples import random_samples
+from structprune.hardware import LEAST_WIDTH, compare, device_layers, layer_calls, layer_us, select_for
+from structprune.hardware.profile import DeviceProfile
+from structprune.nn.layers import in_width, node_layers, out_width
+from structprune.pruning.budget import Budget, Plan, select
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring, score
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "0.95": (0.95, LEAST_WIDTH),

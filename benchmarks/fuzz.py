@@ -27,12 +27,14 @@ from benchmarks.elsewhere import call
 from benchmarks.fuzz_networks import Network, network
 from benchmarks.fuzz_oracle import differences, zeroed
 from benchmarks.rows import Row, collect, print_table
-from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.errors import InputError, ProofFailedError, StructpruneError
-from structprune.proofs import closed_gates, require, signature
-from structprune.surgery import shrink
-from structprune.trial import TRIAL_INPUTS, trusted
+from structprune.proofs.closed_gates import closed_gates
+from structprune.proofs.signature import signature
+from structprune.proofs.trial_cut import TRIAL_INPUTS, trusted
+from structprune.proofs.verdict import require
+from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.surgery import shrink
 
 NETWORKS = 500
 BOUND = 1e-3

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.rows import Row, collect, print_table
-from structprune.methods import METHODS
+from structprune.training.methods import METHODS
 
 
 def run(name: str, asked: argparse.Namespace) -> Row:

@@ -163,7 +163,7 @@ def bert() -> nn.Module:
 
 def cifar_resnet20_projected() -> nn.Module:
     """A CIFAR ResNet whose shortcuts are 1x1 convolutions."""
-    from structprune.models import MODELS
+    from structprune.models.definitions import MODELS
 
     return _shaped(MODELS["cifar_resnet20"](shortcut="projection"), (3, 32, 32))
 

@@ -19,11 +19,11 @@ import torchvision
 
 from benchmarks.elsewhere import HERE, call
 from benchmarks.rows import Row, collect, print_table
-from structprune.budget import Budget, reachable, select
 from structprune.channels import channel_groups
-from structprune.proofs import closed_gates
-from structprune.surgery import shrink
-from structprune.trial import trusted
+from structprune.proofs.closed_gates import closed_gates
+from structprune.proofs.trial_cut import trusted
+from structprune.pruning.budget import Budget, reachable, select
+from structprune.pruning.surgery import shrink
 
 NETWORKS = (
     "resnet18",

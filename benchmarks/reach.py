@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from benchmarks.elsewhere import call
-from structprune.budget import Budget, reachable
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.cli.inputs import read_network
+from structprune.cli.runs.network import read_network
 from structprune.errors import StructpruneError
-from structprune.samples import random_like
-from structprune.trial import TRIAL_INPUTS, trusted
+from structprune.proofs.trial_cut import TRIAL_INPUTS, trusted
+from structprune.pruning.budget import Budget, reachable
+from structprune.scoring.samples import random_like
 
 SECONDS = 900
 REASONS = 4

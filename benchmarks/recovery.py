@@ -34,17 +34,17 @@ from torch.nn import functional
 from benchmarks.rows import Row, collect, print_table
 from benchmarks.scores import DATA, MEAN, STD, TRAINING_IMAGES, Setting, read
 from exporters.profiling.cache import own_profile
-from structprune.align import device_layers, picking
-from structprune.budget import Budget, Pick, Plan
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring
-from structprune.correction import FITTED, HELD_OUT, Correction, correction_on, mend, rechoose
-from structprune.device_profile import this_machine
-from structprune.iterative import choose
-from structprune.samples import Samples
-from structprune.scores import Batch, mini_batches_of
-from structprune.surgery import shrink
-from structprune.tasks import Batches, ImageSet, read_images, scoring_sample, to_batches
+from structprune.data import Batches, ImageSet, read_images, scoring_sample, to_batches
+from structprune.hardware import device_layers, picking
+from structprune.hardware.profile import this_machine
+from structprune.limits.iterative import choose
+from structprune.pruning.budget import Budget, Pick, Plan
+from structprune.pruning.surgery import shrink
+from structprune.reconstruction import FITTED, HELD_OUT, Correction, correction_on, mend, rechoose
+from structprune.scoring.samples import Samples
+from structprune.scoring.score import Scoring
+from structprune.scoring.scores import Batch, mini_batches_of
 from structprune.training import evaluate, finetune
 
 STEPS = 3

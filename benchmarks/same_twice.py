@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from benchmarks.rows import Row, collect, print_table
-from exporters.batch_time import batch_time
+from exporters.probes.batch_time import batch_time
 from exporters.to_onnx import to_onnx
-from structprune.report import Measurement
+from structprune.report.data import Measurement
 
 RUNS = 20
 BLOCKS, MORE_BLOCKS = 20, 22

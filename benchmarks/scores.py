@@ -27,16 +27,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.rows import Row, collect, print_table
-from structprune.budget import Budget
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring
-from structprune.criteria import DEFAULT
-from structprune.iterative import choose
-from structprune.models import MODELS
-from structprune.samples import Samples
-from structprune.scores import Batch, mini_batches_of
-from structprune.surgery import shrink
-from structprune.tasks import Batches, ImageSet, scoring_sample, to_batches
+from structprune.data import Batches, ImageSet, scoring_sample, to_batches
+from structprune.limits.iterative import choose
+from structprune.models.definitions import MODELS
+from structprune.pruning.budget import Budget
+from structprune.pruning.surgery import shrink
+from structprune.scoring.criteria import DEFAULT
+from structprune.scoring.samples import Samples
+from structprune.scoring.score import Scoring
+from structprune.scoring.scores import Batch, mini_batches_of
 from structprune.training import Recipe, evaluate, finetune
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from structprune.cli.inputs import read_network
-from structprune.layers import node_layers, out_width, weighted_layers
+from structprune.cli.runs.network import read_network
+from structprune.nn.layers import node_layers, out_width, weighted_layers
 
 
 def run(name: str, nodes: float) -> dict[str, Any]:

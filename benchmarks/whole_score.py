@@ -4,12 +4,13 @@
 
 ``quickstart``: torchvision's resnet18 as ``tools/train_digits.py`` saves it, on 256 digits. ``resnet50-512``:
 torchvision's resnet50 at 224 px, trained by declaration, with 512 random images to take from. Prints one
-JSON document. It imports nothing of this package, so that ``scoring_cost`` can run it on another checkout.
+JSON document. It runs as a script, so that ``scoring_cost`` can run it on another checkout.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import time
@@ -20,11 +21,13 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.channels import channel_groups
-from structprune.choose import Scoring, order
-from structprune.samples import Samples
-from structprune.scores import Batch, mini_batches_of
-from structprune.tasks import read_images, scoring_sample, to_batches
+importlib.import_module("moved_names").alias()  # beside this script
+
+from structprune.channels import channel_groups  # noqa: E402
+from structprune.data import read_images, scoring_sample, to_batches  # noqa: E402
+from structprune.scoring.samples import Samples  # noqa: E402
+from structprune.scoring.score import Scoring, order  # noqa: E402
+from structprune.scoring.scores import Batch, mini_batches_of  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

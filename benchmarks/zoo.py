@@ -35,7 +35,7 @@ from benchmarks import library_networks
 from benchmarks.elsewhere import HERE
 from benchmarks.reach import reach_with
 from benchmarks.rows import RESULTS, Row, collect, print_table
-from structprune.sources.plan_file import read_plan
+from structprune.models.results.plan_file import read_plan
 
 # fmt: off
 NETWORKS = (

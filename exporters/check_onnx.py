@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from exporters.networks import run_outputs
 from exporters.onnx_settings import BATCH, LARGE_BATCH, SCALES, Setting, settings
-from exporters.providers import Session, feeds, first_line, open_session, running_provider
+from exporters.runtime.networks import run_outputs
+from exporters.runtime.providers import Session, feeds, first_line, open_session, running_provider
 from structprune.errors import InputError
-from structprune.report import Proof
+from structprune.report.data import Proof
 
 MIN_SPREAD = 1e-3
 """Outputs that vary less than this over the inputs, relative to the largest, prove nothing."""

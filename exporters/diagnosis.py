@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from exporters.launch_bound import CHAINED, floor
-from exporters.providers import first_line, open_session, run_once, running_provider
-from exporters.runtime import load_onnxruntime
+from exporters.probes.launch_bound import CHAINED, floor
+from exporters.probes.tracker import Tracker
+from exporters.runtime.import_ort import load_onnxruntime
+from exporters.runtime.providers import first_line, open_session, run_once, running_provider
 from exporters.to_onnx import to_onnx
-from exporters.tracker import Tracker
 from structprune.errors import StructpruneError
-from structprune.report import Runtime
+from structprune.report.data import Runtime
 
 # Channels that one block of ONNX Runtime's convolution kernels holds, by instruction set.
 CHANNEL_BLOCKS = {"AVX512": 16, "AVX2": 8, "DEFAULT": 4}

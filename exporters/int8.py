@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from exporters.batch_time import batch_times
-from exporters.disk import disk
 from exporters.measure import Measured, Setting, noted
-from exporters.networks import Network
-from exporters.readings import against_first
+from exporters.probes.batch_time import batch_times
+from exporters.probes.disk import disk
+from exporters.probes.readings import against_first
+from exporters.runtime.networks import Network
 from exporters.to_int8 import compare_files, to_int8
-from structprune.report import Int8, Measurement
+from structprune.report.data import Int8, Measurement
 
 LEAST = 16
 """Inputs from which on those that calibrate are held apart from those that are compared on."""

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from exporters.batch_time import batch_times
-from exporters.disk import disk
-from exporters.emissions import emissions
-from exporters.flops import flops
-from exporters.launch_bound import launch_notes, with_launches
-from exporters.layer_time import LayerTime, layer_times
-from exporters.memory import memory
-from exporters.networks import Network, modules_of
-from exporters.providers import check_device, first_line
-from exporters.readings import Readings, against_first
-from exporters.runners import RUNTIMES, Form, runtimes_on
+from exporters.probes.batch_time import batch_times
+from exporters.probes.disk import disk
+from exporters.probes.emissions import emissions
+from exporters.probes.flops import flops
+from exporters.probes.launch_bound import launch_notes, with_launches
+from exporters.probes.layer_time import LayerTime, layer_times
+from exporters.probes.memory import memory
+from exporters.probes.readings import Readings, against_first
+from exporters.runtime.networks import Network, modules_of
+from exporters.runtime.providers import check_device, first_line
+from exporters.runtime.runners import RUNTIMES, Form, runtimes_on
 from structprune.errors import StructpruneError, UsageError
-from structprune.report import Measurement, Runtime
+from structprune.report.data import Measurement, Runtime
 
 Probe = Callable[[], tuple[Readings, ...]]
 
@@ -92,7 +92,8 @@ def measure(
         batches: batch sizes to time; memory and energy take the first.
         threads: CPU threads inside an operator.
         seconds: time in which energy is taken, for each network.
-        country: three-letter ISO code of the electricity used; None as in :class:`exporters.tracker.Tracker`.
+        country: three-letter ISO code of the electricity used; None as in
+            :class:`exporters.probes.tracker.Tracker`.
         progress: called with the name of what is measured next.
 
     Returns:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from exporters.networks import of_batch
-from exporters.providers import Session, fed_names
+from exporters.runtime.networks import of_batch
+from exporters.runtime.providers import Session, fed_names
 
 SCALES = (0.1, 10.0)
 """What inputs with a fraction are multiplied by, beside 1: other values may take another way."""

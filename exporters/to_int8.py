@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from exporters.onnx_traces import strip_traces
-from exporters.providers import Session, feeds, first_line, open_session
-from exporters.quiet import quiet
-from exporters.runtime import load_onnxruntime
+from exporters.runtime.import_ort import load_onnxruntime
+from exporters.runtime.providers import Session, feeds, first_line, open_session
+from exporters.runtime.quiet import quiet
 from structprune.errors import InputError
 
 CHUNK = 16

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from exporters.data_reads import Reads, data_reads
-from exporters.networks import Flat, evaluating, flat, input_names, of_batch, run_outputs
 from exporters.onnx_traces import strip_traces
-from exporters.providers import first_line
-from exporters.quiet import quiet
+from exporters.runtime.networks import Flat, evaluating, flat, input_names, of_batch, run_outputs
+from exporters.runtime.providers import first_line
+from exporters.runtime.quiet import quiet
 from structprune.choices import Exporter
 from structprune.errors import InputError, OutputError
 

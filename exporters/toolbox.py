@@ -9,20 +9,20 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from exporters.batch_time import batch_times
 from exporters.check_onnx import check_onnx
-from exporters.disk import onnx_sizes
-from exporters.emissions import Meter, break_even, metered
-from exporters.flops import count_flops
 from exporters.int8 import quantised
 from exporters.measure import Measured, Setting, measure
-from exporters.memory import resident_sets
 from exporters.onnx_settings import SCALES, next_batch
-from exporters.readings import Readings, against_first
+from exporters.probes.batch_time import batch_times
+from exporters.probes.disk import onnx_sizes
+from exporters.probes.emissions import Meter, break_even, metered
+from exporters.probes.flops import count_flops
+from exporters.probes.memory import resident_sets
+from exporters.probes.readings import Readings, against_first
 from exporters.to_int8 import OnnxModule
 from exporters.to_onnx import OnnxExport, to_onnx
 from structprune.choices import Exporter
-from structprune.report import Int8, Measurement, MeasurementName, Proof
+from structprune.report.data import Int8, Measurement, MeasurementName, Proof
 
 
 @dataclass(frozen=True)

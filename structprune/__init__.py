@@ -12,15 +12,15 @@ from structprune._version import __version__
 
 if TYPE_CHECKING:
     from structprune.api import Compressed, channel_groups, compress, score
-    from structprune.checkpoint import load
     from structprune.errors import StructpruneError
+    from structprune.models.results import load
 
 _HOMES = {
     "Compressed": "api",
     "StructpruneError": "errors",
     "channel_groups": "api",
     "compress": "api",
-    "load": "checkpoint",
+    "load": "models.results",
     "score": "api",
 }
 

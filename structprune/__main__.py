@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from structprune import signals
+from structprune.cli import signals
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# Before anything imports ONNX Runtime, which else reports to its makers; see exporters.runtime.
+# Before anything imports ONNX Runtime, which else reports to its makers; see exporters.runtime.import_ort.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from structprune.budget import Budget, Plan
-from structprune.checkpoint import save_weights_and_plan, widths_of
-from structprune.sources import Architecture
+from structprune.models import Architecture
+from structprune.models.results import save_weights_and_plan, widths_of
+from structprune.pruning.budget import Budget, Plan
 
 KEEP = torch.arange(64) % 3 == 0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.proofs import closed_gates
-from structprune.report import Proof
-from structprune.surgery import shrink
+from structprune.proofs.closed_gates import closed_gates
+from structprune.pruning.budget import Budget, Plan
+from structprune.pruning.surgery import shrink
+from structprune.report.data import Proof
 
 
 class Cut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from structprune.device_profile import KINDS, DeviceProfile, Kernel, Machine, Rates, Step
+from structprune.hardware.profile import KINDS, DeviceProfile, Kernel, Machine, Rates, Step
 
 ELSEWHERE = Machine("Test CPU of another kind", "TEST")
 WHOLE = Kernel(1, 1, 1, *([Rates(0.5, 1000.0, 0.0, 0.0, 0.01)] * 3))

@@ -7,12 +7,12 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from structprune.batch_norm import evaluating
-from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.gates import gate_channels
-from structprune.surgery import regrouped, shrink
-from structprune.trial import trusted
+from structprune.nn.batch_norm import evaluating
+from structprune.proofs.trial_cut import trusted
+from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.gates import gate_channels
+from structprune.pruning.surgery import regrouped, shrink
 
 
 def offered(model: nn.Module, x: Tensor) -> tuple[ChannelGroups, dict[str, int]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from structprune.protocols import Say
-from structprune.report import Int8, Measurement, MeasurementName, Proof, Series
+from structprune.report.data import Int8, Measurement, MeasurementName, Proof, Series
+from structprune.report.protocols import Say
 
 ENERGY = Measurement(
     "energy", "onnxruntime", 1, 1, "J", Series(50.0, (50.0,)), Series(20.0, (20.0,)), None, "per 1,000"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from structprune.report import Count, Report
-from structprune.sources.plan_file import PlanFile, to_json
+from structprune.models.results.plan_file import PlanFile, to_json
+from structprune.report.data import Count, Report
 
 
 def small_plan(name: str) -> str:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune.align import (
+from structprune.channels import ChannelGroups, channel_groups
+from structprune.errors import TargetUnreachableError, UsageError
+from structprune.hardware import (
     LEAST_SCORE,
     LEAST_WIDTH,
     Layers,
@@ -19,14 +21,12 @@ from structprune.align import (
     layer_calls,
     select_for,
 )
-from structprune.budget import Budget, Plan, reachable, select
-from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring
-from structprune.errors import TargetUnreachableError, UsageError
-from structprune.iterative import choose
-from structprune.reporting import nodes_gone
-from structprune.samples import random_samples
-from structprune.surgery import shrink
+from structprune.limits.iterative import choose
+from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.surgery import shrink
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring
+from structprune.workflows.reporting import nodes_gone
 from tests.device_profiles import made_up
 from tests.networks import TinyResidualConcat
 from tests.oracles import widths as oracle

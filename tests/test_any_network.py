@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from structprune.budget import Budget, reachable, select
 from structprune.channels import channel_groups
-from structprune.cli.inputs import read_network
-from structprune.proofs import closed_gates
-from structprune.surgery import shrink
-from structprune.trial import trusted
+from structprune.cli.runs.network import read_network
+from structprune.proofs.closed_gates import closed_gates
+from structprune.proofs.trial_cut import trusted
+from structprune.pruning.budget import Budget, reachable, select
+from structprune.pruning.surgery import shrink
 
 # Network, input size where its own is large, and the fraction of nodes that can go at least.
 NETWORKS: dict[str, tuple[tuple[int, int, int] | None, float]] = {

@@ -23,8 +23,8 @@ from torch.nn.functional import cross_entropy
 import structprune
 from structprune import Compressed
 from structprune.errors import OutputError, UsageError
-from structprune.models.mlp import mlp
-from structprune.report import from_json
+from structprune.models.definitions.mlp import mlp
+from structprune.report.data import from_json
 from tests.networks import CLASSES, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 

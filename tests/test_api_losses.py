@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import structprune
 from structprune.channels import channel_groups
-from structprune.choose import Scoring, score
 from structprune.errors import InputError, UsageError
-from structprune.samples import samples_of
+from structprune.scoring.samples import samples_of
+from structprune.scoring.score import Scoring, score
 
 
 def one_output() -> nn.Module:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from structprune.batch_norm import evaluating, fresh_statistics, take_statistics, were_trained
 from structprune.choices import BatchNormMode
+from structprune.nn.batch_norm import evaluating, fresh_statistics, take_statistics, were_trained
 from tests.networks import TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 

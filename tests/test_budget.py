@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from structprune.budget import Budget, Plan, reachable, removal_steps, select
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.errors import TargetUnreachableError, UsageError
-from structprune.report import Protected
+from structprune.pruning.budget import Budget, Plan, reachable, removal_steps, select
+from structprune.report.data import Protected
 from tests.oracles import selection as oracle
 from tests.oracles.selection import Row
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from structprune.channels import ChannelGroup, ChannelGroups, channel_groups
 from structprune.errors import InputError
-from structprune.report import Protected
+from structprune.report.data import Protected
 from tests.networks import NETWORKS, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.cuttable import CUTTABLE
 from tests.oracles.refused import REFUSED

@@ -11,10 +11,10 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from structprune.budget import Budget, Plan
-from structprune.checkpoint import WEIGHTS, load, save_weights_and_plan, widths_of
 from structprune.errors import InputError, UnsafeCheckpointError
-from structprune.sources import Architecture, read
+from structprune.models import Architecture, read
+from structprune.models.results import WEIGHTS, load, save_weights_and_plan, widths_of
+from structprune.pruning.budget import Budget, Plan
 
 from .cut_by_hand import KEEP, cut_inner, plan_of, resnet18_folder
 from .networks import TinyConvBN

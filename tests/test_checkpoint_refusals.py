@@ -13,9 +13,9 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from structprune.checkpoint import PLAN, WEIGHTS, load
 from structprune.errors import InputError, StructpruneError, UnsafeCheckpointError
-from structprune.models import cifar_resnet20
+from structprune.models.definitions import cifar_resnet20
+from structprune.models.results import PLAN, WEIGHTS, load
 
 from .cut_by_hand import resnet18_folder
 
@@ -143,7 +143,7 @@ def _watch_allocations(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
         return make
 
-    from structprune.sources import architecture
+    from structprune.models import architecture
 
     creators = frozenset(kept.values()) | architecture._OnMeta.CREATORS
     monkeypatch.setattr(architecture._OnMeta, "CREATORS", creators)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from structprune.choices import CHOICES, listed
 from structprune.cli.checks import RULES
-from structprune.correction import METHODS
-from structprune.losses import WORDS
+from structprune.reconstruction import METHODS
+from structprune.scoring.losses import WORDS
 
 
 def test_tables_have_every_value_and_no_other() -> None:
-    from exporters.runners import RUNTIMES
+    from exporters.runtime.runners import RUNTIMES
     from exporters.to_onnx import _ATTEMPTS
 
     assert {*METHODS, "none"} == set(CHOICES["correct"])

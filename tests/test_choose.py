@@ -13,19 +13,19 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune import choose as choosing
-from structprune import iterative
-from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, fitting_chunk, order, score, score_weights
-from structprune.correction import Correction, Mended, correction_on
-from structprune.criteria import CRITERIA
 from structprune.errors import TargetUnreachableError, UnknownNameError, UsageError
-from structprune.gates import GatedModel
-from structprune.iterative import choose
-from structprune.samples import Samples, random_samples, samples_of
-from structprune.scores import Sampling, Scores
-from structprune.surgery import regrouped, shrink, widths
+from structprune.limits import iterative
+from structprune.limits.iterative import choose
+from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.gates import GatedModel
+from structprune.pruning.surgery import regrouped, shrink, widths
+from structprune.reconstruction import Correction, Mended, correction_on
+from structprune.scoring import score as choosing
+from structprune.scoring.criteria import CRITERIA
+from structprune.scoring.samples import Samples, random_samples, samples_of
+from structprune.scoring.score import Scoring, fitting_chunk, order, score, score_weights
+from structprune.scoring.scores import Sampling, Scores
 from tests.networks import NETWORKS, Tiny, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from structprune.budget import Budget, Plan, reachable
 from structprune.channels import channel_groups
-from structprune.checkpoint import load, save_weights_and_plan, widths_of
-from structprune.choose import Scoring, score
-from structprune.layers import in_width, out_width, recurrent_reads
-from structprune.samples import random_samples
-from structprune.surgery import shrink
+from structprune.models.results import load, save_weights_and_plan, widths_of
+from structprune.nn.layers import in_width, out_width, recurrent_reads
+from structprune.pruning.budget import Budget, Plan, reachable
+from structprune.pruning.surgery import shrink
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring, score
 from tests.offered import assert_cut_right, offered, random_plan
 from tests.oracles.wiring import Wired, conv, pooled
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import structprune
-from structprune.constant import check_varying, is_constant
 from structprune.errors import InputError
-from structprune.scores import Scores
+from structprune.scoring.constant import check_varying, is_constant
+from structprune.scoring.scores import Scores
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 3e-12, -2.0])

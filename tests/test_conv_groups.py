@@ -7,10 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
-from structprune.budget import Budget, select
 from structprune.channels import channel_groups
-from structprune.layers import is_depthwise
-from structprune.surgery import shrink
+from structprune.nn.layers import is_depthwise
+from structprune.pruning.budget import Budget, select
+from structprune.pruning.surgery import shrink
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "regnet_y_400mf"])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from structprune.arithmetic import exact_arithmetic
-from structprune.curvature import gradient, hessian_gradient
-from structprune.gates import Gates
-from structprune.scores import Term
+from structprune.nn.precision import exact_arithmetic
+from structprune.pruning.gates import Gates
+from structprune.scoring.curvature import gradient, hessian_gradient
+from structprune.scoring.scores import Term
 from tests.oracles.scores import derivative, second_derivative
 from tests.oracles.state import changed, world
 

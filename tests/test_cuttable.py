@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 import structprune
 from structprune.channels import channel_groups as traced_groups
-from structprune.criteria import CRITERIA, needed
-from structprune.criteria.force import force
-from structprune.criteria.magnitude import magnitude
-from structprune.report import Report
-from structprune.reporting import inputs_of_score
-from structprune.trainer import train
-from structprune.trainer.cutting import cutter
+from structprune.report.data import Report
+from structprune.scoring.criteria import CRITERIA, needed
+from structprune.scoring.criteria.force import force
+from structprune.scoring.criteria.magnitude import magnitude
+from structprune.training import train
+from structprune.training.pruning_step import cutter
+from structprune.workflows.reporting import inputs_of_score
 from tests.trainer.sessions import session
 
 

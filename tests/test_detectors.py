@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.detectors import DETECTORS, Detector, LazyRegime, MaskDistance, PublishedLazyRegime
-from structprune.detectors.mask_distance import largest_scales
 from structprune.errors import InputError, UsageError
+from structprune.training.detectors import DETECTORS, Detector, LazyRegime, MaskDistance, PublishedLazyRegime
+from structprune.training.detectors.mask_distance import largest_scales
 from tests.networks import TinyConvBN, TinyMLP, TinyResidualConcat
 
 MAKERS: dict[str, Callable[[], Detector]] = {

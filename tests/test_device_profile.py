@@ -9,7 +9,9 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from structprune.device_profile import (
+from structprune.environment import processor
+from structprune.errors import DeviceUnavailableError, InputError
+from structprune.hardware.profile import (
     Machine,
     check_measuring,
     from_json,
@@ -18,8 +20,6 @@ from structprune.device_profile import (
     this_machine,
     to_json,
 )
-from structprune.environment import processor
-from structprune.errors import DeviceUnavailableError, InputError
 from tests.device_profiles import ELSEWHERE, made_up
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import structprune
-from structprune.budget import Budget, removal_steps
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.gates import gate_channels, renormalised
-from structprune.surgery import shrink
-from structprune.trial import SHALLOW, Trial, _plan, trusted
+from structprune.proofs.trial_cut import SHALLOW, Trial, _plan, trusted
+from structprune.pruning.budget import Budget, removal_steps
+from structprune.pruning.gates import gate_channels, renormalised
+from structprune.pruning.surgery import shrink
 
 WIDTH = 12
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters.toolbox import Toolbox
-from structprune.delivery import export_proven
+from structprune.workflows.outputs import export_proven
 from tests.networks import TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 

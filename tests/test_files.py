@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from structprune.device_profile import read_profile
+from structprune.data import read_images
 from structprune.errors import InputError, StructpruneError
 from structprune.files import UNREADABLE, check_archive, check_regular, counted, read_arrays, read_text, shown
-from structprune.sources import read
-from structprune.sources.plan_file import PLAN, read_plan
-from structprune.sources.result_folder import WEIGHTS, check_header
-from structprune.tasks import read_images
+from structprune.hardware.profile import read_profile
+from structprune.models import read
+from structprune.models.results.plan_file import PLAN, read_plan
+from structprune.models.results.rebuild import WEIGHTS, check_header
 
 
 def _pipe(path: Path) -> None:

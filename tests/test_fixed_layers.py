@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.fixed_layers import FixedLayers
+from structprune.nn.fixed_layers import FixedLayers
 
 Layer = Callable[[Tensor], Tensor]
 SIDES = {1: (11,), 2: (9, 8), 3: (6, 5, 4)}

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import structprune
 from structprune.channels import channel_groups
-from structprune.folding import computed_weights, folded
+from structprune.nn.folding import computed_weights, folded
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)

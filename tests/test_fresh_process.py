@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from structprune.fresh_process import call_fresh
+from structprune.proofs.fresh_process import call_fresh
 from tests.cli.command import environment
 
 CALLEE = """
@@ -108,7 +108,7 @@ def test_a_fork_of_the_caller_has_a_server_of_its_own(callee: Path) -> None:
     child = os.fork()
     if child == 0:
         wrong = call("pid", callee / "theirs")
-        from structprune import fresh_process
+        from structprune.proofs import fresh_process
 
         assert fresh_process._kept is not None
         fresh_process._kept.end()
@@ -139,7 +139,7 @@ def test_an_interrupt_ends_the_call(callee: Path) -> None:
 
 def test_nothing_outlives_a_caller_that_is_killed(callee: Path) -> None:
     code = (
-        "import os, signal\nfrom structprune.fresh_process import call_fresh\n"
+        "import os, signal\nfrom structprune.proofs.fresh_process import call_fresh\n"
         f"call_fresh('called:pid', [{str(callee / 'ids')!r}], 1, False)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

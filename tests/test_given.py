@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import structprune
 from structprune import StructpruneError
-from structprune.samples import random_like
+from structprune.scoring.samples import random_like
 from tests.oracles.state import changed, snapshot
 
 X = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.trial import trusted
+from structprune.proofs.trial_cut import trusted
 from tests.cuts import Cut
 
 WIDTH, HEADS = 24, 6

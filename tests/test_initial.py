@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.initial import is_bias_initial, is_constant, is_weight_initial
+from structprune.nn.initial import is_bias_initial, is_constant, is_weight_initial
 
 INITIALISERS: dict[str, Callable[[Tensor], object]] = {
     "torch's own": lambda w: nn.init.kaiming_uniform_(w, math.sqrt(5)),

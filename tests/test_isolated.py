@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from exporters.to_onnx import to_onnx
 from structprune import channel_groups
 from structprune.channels import trace
-from structprune.channels.isolated import Limits, isolated
+from structprune.channels.sandbox import Limits, isolated
 from structprune.errors import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
@@ -102,7 +102,7 @@ def test_a_hang_up_that_the_parent_ignores_ends_nothing() -> None:
 
 
 def test_the_environment_has_it_done_here() -> None:
-    code = "from structprune.channels.isolated import Limits, isolated\n"
+    code = "from structprune.channels.sandbox import Limits, isolated\n"
     code += "print(isolated(os.getpid, Limits(9, 1 << 30), 'looking') == os.getpid())"
     assert ours(code, STRUCTPRUNE_ISOLATED="0").stdout == "True\n"
     assert ours(code).stdout == "False\n"

@@ -11,8 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from structprune.channels import ChannelGroups, channel_groups, trace
 from structprune.channels.labels import FIXED, Labels, Tag, along, collapsed, merged, support
-from structprune.channels.picking import picked
 from structprune.channels.rules.reshaping import blocks
+from structprune.channels.scope import picked
 from structprune.errors import InputError, UsageError
 
 
@@ -180,7 +180,7 @@ def test_a_pass_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tensor_too_large_to_follow_holds_its_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from structprune.channels.rules import calls
+    from structprune.channels.rules import call as calls
 
     monkeypatch.setattr(calls, "LARGEST", 16)
     assert read_by_b(lambda y: y.flip(1)) is None

@@ -16,25 +16,25 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from exporters.flops import count_flops
+from exporters.probes.flops import count_flops
 from exporters.toolbox import Toolbox
-from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring
-from structprune.clock import Clock
-from structprune.delivery import Run
 from structprune.errors import TargetUnreachableError, UsageError
-from structprune.iterative import Choice, choose
-from structprune.limited import within_limits
-from structprune.limited.bench import Bench
-from structprune.limits import nodes_of, read_limits
-from structprune.pipeline import compress
-from structprune.protocols import Tools
-from structprune.ranking import Ranking
-from structprune.report import Measurement, MeasurementName, Met, Ratio, Series, from_json
-from structprune.request import Request
-from structprune.samples import random_samples
-from structprune.surgery import shrink, weight_entries
+from structprune.limits.iterative import Choice, choose
+from structprune.limits.measuring import Bench
+from structprune.limits.parse import nodes_of, read_limits
+from structprune.limits.ranking import Ranking
+from structprune.limits.within import within_limits
+from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.surgery import shrink, weight_entries
+from structprune.report.clock import Clock
+from structprune.report.data import Measurement, MeasurementName, Met, Ratio, Series, from_json
+from structprune.report.protocols import Tools
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring
+from structprune.workflows.compress import compress
+from structprune.workflows.outputs import Run
+from structprune.workflows.request import Request
 from tests.networks import TinyConvBN, TinyResidualConcat
 from tests.played_tools import PlayedTools
 

@@ -3,14 +3,7 @@ from __future__ import annotations
 import pytest
 
 from structprune.errors import UsageError
-from structprune.limits import (
-    QUANTITIES,
-    Limit,
-    fraction_of_nodes,
-    nodes_of,
-    read_limit,
-    read_limits,
-)
+from structprune.limits.parse import QUANTITIES, Limit, fraction_of_nodes, nodes_of, read_limit, read_limits
 
 READ: dict[tuple[str, str | float], tuple[str, float, str]] = {
     ("nodes", "0.89"): ("removed", 0.89, "0.89"),

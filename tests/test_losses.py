@@ -14,8 +14,8 @@ from torch.nn.functional import mse_loss as mse
 from torch.nn.functional import one_hot
 
 from structprune.errors import InputError, UsageError
-from structprune.losses import Objective, fitting
-from structprune.samples import fitted, samples_of
+from structprune.scoring.losses import Objective, fitting
+from structprune.scoring.samples import fitted, samples_of
 
 N = 6
 

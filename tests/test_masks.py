@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from structprune.errors import InputError, TargetUnreachableError
-from structprune.masks import (
+from structprune.pruning.masks import (
     collapsed,
     folded,
     kept_count,

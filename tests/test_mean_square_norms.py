@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.arithmetic import doubles_kept
 from structprune.channels import channel_groups
-from structprune.gates import gate_channels, renormalised
-from structprune.open_norms import open_norms
-from structprune.surgery import shrink
-from structprune.trial import DEEP, Trial, _plan, trusted
+from structprune.nn.layer_norm import open_norms
+from structprune.nn.precision import doubles_kept
+from structprune.proofs.trial_cut import DEEP, Trial, _plan, trusted
+from structprune.pruning.gates import gate_channels, renormalised
+from structprune.pruning.surgery import shrink
 
 WIDTH = 12
 

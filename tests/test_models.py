@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from structprune.errors import UnknownNameError, UsageError
-from structprune.models import MODELS, EarlyCropVGG16, cifar_resnet20, earlycrop_vgg16, mlp
-from structprune.models.cifar_resnet import PadShortcut
+from structprune.models.definitions import MODELS, EarlyCropVGG16, cifar_resnet20, earlycrop_vgg16, mlp
+from structprune.models.definitions.cifar_resnet import PadShortcut
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 STD = torch.tensor([0.229, 0.224, 0.225])

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.attention import FewerHeads, fit_heads
-from structprune.batch_norm import evaluating
-from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.choose import Scoring, score
-from structprune.gates import gate_channels
-from structprune.iterative import choose
-from structprune.layers import node_layers, out_width, recurrent_reads
-from structprune.samples import random_samples
-from structprune.sources.widths import set_widths, widths_of
-from structprune.surgery import regrouped, shrink, widths
-from structprune.trial import trusted
+from structprune.limits.iterative import choose
+from structprune.models.widths import set_widths, widths_of
+from structprune.nn.attention import FewerHeads, fit_heads
+from structprune.nn.batch_norm import evaluating
+from structprune.nn.layers import node_layers, out_width, recurrent_reads
+from structprune.proofs.trial_cut import trusted
+from structprune.pruning.budget import Budget, Plan
+from structprune.pruning.gates import gate_channels
+from structprune.pruning.surgery import regrouped, shrink, widths
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring, score
 
 
 class Recurrent(nn.Module):

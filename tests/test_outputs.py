@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.errors import InputError
-from structprune.outputs import counterpart, outputs_of, tensors_of
+from structprune.nn.outputs import counterpart, outputs_of, tensors_of
 
 
 class Layer:

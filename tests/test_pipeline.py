@@ -13,17 +13,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune import delivery, pipeline
-from structprune.checkpoint import save_weights_and_plan
-from structprune.choose import Scoring
-from structprune.correction import correction_on, mending
 from structprune.errors import InputError, ProofFailedError, TargetUnreachableError
-from structprune.limits import fraction_of_nodes
-from structprune.pipeline import compress
-from structprune.report import Accuracy, from_json
-from structprune.request import Judge, Outcome, Request
-from structprune.samples import random_samples
-from structprune.surgery import shrink
+from structprune.limits.parse import fraction_of_nodes
+from structprune.models.results import save_weights_and_plan
+from structprune.pruning.surgery import shrink
+from structprune.reconstruction import correction_on
+from structprune.reconstruction import reconstruct as mending
+from structprune.report.data import Accuracy, from_json
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring
+from structprune.workflows import compress as pipeline
+from structprune.workflows import outputs as delivery
+from structprune.workflows.compress import compress
+from structprune.workflows.request import Judge, Outcome, Request
 from tests.networks import TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 from tests.played_tools import CHECKED, ENERGY, PlayedJudge, PlayedTools

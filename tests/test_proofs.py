@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from structprune import proofs
-from structprune.budget import Budget, Plan
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling, channel_groups
-from structprune.comparison.gap import Bounds, Gap, gap
 from structprune.errors import InputError, ProofFailedError
-from structprune.proofs import closed_gates, require
-from structprune.report import Proof
-from structprune.surgery import shrink
+from structprune.proofs import closed_gates as closing
+from structprune.proofs.closed_gates import closed_gates
+from structprune.proofs.comparison.gap import Bounds, Gap, gap
+from structprune.proofs.verdict import require
+from structprune.pruning.budget import Budget, Plan
+from structprune.pruning.surgery import shrink
+from structprune.report.data import Proof
 from tests.cuts import FAULTS, Cut, Deep, like_trained
 from tests.networks import TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
@@ -149,7 +150,7 @@ def test_a_right_cut_is_exact_and_leaves_no_trace(cut: Cut) -> None:
 def test_a_fault_in_the_shrunk_network_fails(
     cut: Cut, fault: Callable[[nn.Module], None], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proofs, "_fits", lambda _: precision == "float64")
+    monkeypatch.setattr(closing, "_fits", lambda _: precision == "float64")
     assert cut.proof().passed
     fault(cut.small)
     proof = cut.proof()
@@ -208,7 +209,7 @@ def test_branches_of_a_residual_sum_that_are_cut_at_different_channels_fail(cut:
 
 
 def test_in_float32_the_bounds_are_its_own(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proofs, "_fits", lambda _: False)
+    monkeypatch.setattr(closing, "_fits", lambda _: False)
     proof = cut.proof()
     assert proof.passed
     assert (proof.tolerance, proof.tolerance_of_spread) == (1e-5, 1e-2)

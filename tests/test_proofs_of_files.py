@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.checkpoint import save_weights_and_plan, widths_of
 from structprune.errors import ProofFailedError
-from structprune.proofs import reloaded, require, signature
+from structprune.models.results import save_weights_and_plan, widths_of
+from structprune.proofs.reloaded import reloaded
+from structprune.proofs.signature import signature
+from structprune.proofs.verdict import require
 from tests.cuts import FAULTS, Cut, Deep, constant_output, like_trained
 from tests.networks import TinyConvBN, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot

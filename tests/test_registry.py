@@ -111,14 +111,14 @@ def test_a_closed_table_takes_no_plugins() -> None:
 
 
 def test_a_plugin_adds_a_criterion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from structprune.criteria import CRITERIA, named
+    from structprune.scoring.criteria import CRITERIA, named
 
     info = tmp_path / "mine-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[structprune.criteria]\nmy_score = my_scores_plugin:my_score\n")
     (tmp_path / "my_scores_plugin.py").write_text(
-        "from structprune.scores import Scores\n"
+        "from structprune.scoring.scores import Scores\n"
         "def my_score(gated, sampling):\n"
         "    return Scores(gated.ones(requires_grad=False), 'my_score')\n"
     )

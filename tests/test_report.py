@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from structprune.report import (
+from structprune.report.data import (
     SCHEMA,
     Accuracy,
     Count,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from structprune import criteria
 from structprune.channels import channel_groups
 from structprune.choices import Accumulate
-from structprune.criteria import Criterion
-from structprune.gates import GatedModel, gate_channels
-from structprune.rows import in_rows
-from structprune.scores import Batch, Sampling, with_drawn_labels
+from structprune.pruning.gates import GatedModel, gate_channels
+from structprune.scoring import criteria
+from structprune.scoring.criteria import Criterion
+from structprune.scoring.rows import in_rows
+from structprune.scoring.scores import Batch, Sampling, with_drawn_labels
 from tests.criteria.settings import NAMES, network, statistics
 from tests.networks import CLASSES, example
 

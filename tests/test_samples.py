@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from structprune.errors import InputError, UsageError
-from structprune.samples import random_samples, samples_of
-from structprune.scores import MINI_BATCH, Batch
+from structprune.scoring.samples import random_samples, samples_of
+from structprune.scoring.scores import MINI_BATCH, Batch
 from tests.networks import CLASSES, TinyConvBN, example
 from tests.oracles.state import changed, snapshot
 

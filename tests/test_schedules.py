@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from structprune.errors import UsageError
-from structprune.schedules import (
+from structprune.training.schedules import (
     Cut,
     Fractions,
     Remember,
@@ -334,5 +334,5 @@ def test_nonsense_is_refused_before_the_first_step(make: Callable[[], Steps], me
 
 
 def test_schedules_need_no_torch() -> None:
-    code = "import sys, structprune.schedules; sys.exit('torch' in sys.modules)"
+    code = "import sys, structprune.training.schedules; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

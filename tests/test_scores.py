@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from structprune.choices import Accumulate
 from structprune.errors import InputError
-from structprune.gates import gate_weights
-from structprune.scores import (
+from structprune.pruning.gates import gate_weights
+from structprune.scoring.scores import (
     Batch,
     Sampling,
     Scores,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from structprune.search import Search, Seen, Try, first, knotted, least, least_near, meet
+from structprune.limits.bisection import Search, Seen, Try, first, knotted, least, least_near, meet
 
 HIGH = 1000
 

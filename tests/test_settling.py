@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from structprune.scores import Batch, Sampling, Scores
-from structprune.settling import AGREED, LEAST, MOST, STEP, settled, spearman
+from structprune.scoring.scores import Batch, Sampling, Scores
+from structprune.scoring.settling import AGREED, LEAST, MOST, STEP, settled, spearman
 
 
 def sampling(samples: int, size: int = 4, seed: int = 0) -> Sampling:

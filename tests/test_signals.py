@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from structprune import signals
-from structprune.signals import Interrupted, Stopped, behind
+from structprune.cli import signals
+from structprune.cli.signals import Interrupted, Stopped, behind
 
 
 @pytest.fixture(autouse=True)

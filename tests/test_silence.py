@@ -15,15 +15,15 @@ from torch.nn import functional
 
 from structprune import compress
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.comparison.calls import Setting
-from structprune.comparison.control_flow import branches
-from structprune.comparison.influence import exposed
-from structprune.comparison.settings import Settings, settings_of
 from structprune.errors import InputError
-from structprune.proofs import closed_gates
-from structprune.report import Proof
-from structprune.surgery import shrink
-from structprune.trial import SHALLOW, Trial, _plan, trusted
+from structprune.proofs.closed_gates import closed_gates
+from structprune.proofs.comparison.calls import Setting
+from structprune.proofs.comparison.control_flow import branches
+from structprune.proofs.comparison.influence import exposed
+from structprune.proofs.comparison.settings import Settings, settings_of
+from structprune.proofs.trial_cut import SHALLOW, Trial, _plan, trusted
+from structprune.pruning.surgery import shrink
+from structprune.report.data import Proof
 
 
 class Plain(nn.Module):

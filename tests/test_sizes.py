@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.budget import Budget, Plan
 from structprune.channels import channel_groups
 from structprune.channels.counted import Counted, Place, Shape, Term
 from structprune.channels.labels import Labels
-from structprune.checkpoint import PLAN, load, save_weights_and_plan, widths_of
 from structprune.errors import InputError
-from structprune.layers import counted_down
-from structprune.surgery import shrink
+from structprune.models.results import PLAN, load, save_weights_and_plan, widths_of
+from structprune.nn.layers import counted_down
+from structprune.pruning.budget import Budget, Plan
+from structprune.pruning.surgery import shrink
 from tests.offered import assert_cut_right, offered, random_plan
 from tests.oracles.wiring import Wired, conv, pooled
 

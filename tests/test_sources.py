@@ -15,8 +15,8 @@ from structprune.errors import (
     UnsafeCheckpointError,
     UsageError,
 )
-from structprune.sources import Architecture, build, read
-from structprune.sources.architecture import factory_takes
+from structprune.models import Architecture, build, read
+from structprune.models.architecture import factory_takes
 
 
 @pytest.mark.parametrize(

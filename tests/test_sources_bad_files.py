@@ -11,11 +11,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from structprune.errors import (
-    InputError,
-    UnsafeCheckpointError,
-)
-from structprune.sources import read
+from structprune.errors import InputError, UnsafeCheckpointError
+from structprune.models import read
 
 from .networks import TinyConvBN
 

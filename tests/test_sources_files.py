@@ -12,14 +12,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from structprune.errors import (
-    InputError,
-    UsageError,
-)
-from structprune.models import cifar_resnet20, mlp
-from structprune.sources import Architecture, architecture, read
-from structprune.sources.architecture import build_on_meta
-from structprune.sources.identify import identify, mismatch, num_classes, shapes_of
+from structprune.errors import InputError, UsageError
+from structprune.models import Architecture, architecture, read
+from structprune.models.architecture import build_on_meta
+from structprune.models.definitions import cifar_resnet20, mlp
+from structprune.models.identify import identify, mismatch, num_classes, shapes_of
 
 State = dict[str, Tensor]
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from structprune import channel_groups
 from structprune.errors import InputError
-from structprune.models import cifar_resnet20
-from structprune.sources import read
-from structprune.sources.identify import identify, shapes_of
-from structprune.sources.tensors import check_tree, inner_network
+from structprune.models import read
+from structprune.models.definitions import cifar_resnet20
+from structprune.models.identify import identify, shapes_of
+from structprune.models.tensors import check_tree, inner_network
 
 
 def _holding_itself() -> nn.Module:
@@ -144,7 +144,7 @@ def test_repeated_values_of_ordinary_size_are_read(tmp_path: Path) -> None:
 def test_tensors_take_no_more_than_their_file_can_hold(tmp_path: Path) -> None:
     whole = nn.Sequential(nn.Linear(2, 2))
     save_file({"w": torch.zeros(2)}, tmp_path / "small.safetensors")
-    from structprune.sources.tensors import check_memory
+    from structprune.models.tensors import check_memory
 
     check_memory(whole.parameters(), tmp_path / "small.safetensors")
     with pytest.raises(InputError, match=r"claims tensors of 400 MB"):

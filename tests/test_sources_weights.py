@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from structprune.errors import InputError
-from structprune.models import cifar_resnet20
-from structprune.sources import read
+from structprune.models import read
+from structprune.models.definitions import cifar_resnet20
 
 State = dict[str, Tensor]
 

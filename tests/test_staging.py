@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from structprune.budget import Budget, Plan
-from structprune.checkpoint import (
+from structprune.cli.output_file import staged_file
+from structprune.errors import OutputError
+from structprune.models.results import (
     PLAN,
     check_target,
     save_weights_and_plan,
@@ -22,10 +23,9 @@ from structprune.checkpoint import (
     swapping,
     widths_of,
 )
-from structprune.cli.output_file import staged_file
-from structprune.errors import OutputError
-from structprune.report import to_json
-from structprune.sources.plan_file import read_plan
+from structprune.models.results.plan_file import read_plan
+from structprune.pruning.budget import Budget, Plan
+from structprune.report.data import to_json
 from tests.results import small_plan, small_report
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from structprune.checkpoint import PLAN, check_target, staged_folder, swapping
-from structprune.checkpoint.drafts import sweep
 from structprune.errors import OutputError
-from structprune.sources.plan_file import read_plan
-from structprune.trainer import sealed_file
+from structprune.models.results import PLAN, check_target, staged_folder, swapping
+from structprune.models.results.drafts import sweep
+from structprune.models.results.plan_file import read_plan
+from structprune.training import sealed_file
 from tests.results import small_plan
 
 ROOT = Path(__file__).parents[1]

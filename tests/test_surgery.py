@@ -10,12 +10,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from structprune.batch_norm import evaluating
-from structprune.budget import Budget, Plan, reachable, select
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.gates import gate_channels
-from structprune.layers import BatchNorm, weighted_layers
-from structprune.surgery import cuts, shrink, untouched, weight_entries, widths
+from structprune.nn.batch_norm import evaluating
+from structprune.nn.layers import BatchNorm, weighted_layers
+from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.gates import gate_channels
+from structprune.pruning.surgery import cuts, shrink, untouched, weight_entries, widths
 from tests.networks import NETWORKS, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.cuttable import CUTTABLE
 from tests.oracles.state import changed, snapshot

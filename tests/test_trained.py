@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import structprune
-from structprune.models import cifar_resnet20
-from structprune.trained import is_trained
+from structprune.models.definitions import cifar_resnet20
+from structprune.nn.trained import is_trained
 from tests.networks import TinyConvBN, TinyMLP, example
 
 

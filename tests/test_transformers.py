@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.checkpoint import load, save_weights_and_plan, widths_of
-from structprune.layers import counted_down
-from structprune.outputs import outputs_of
-from structprune.surgery import shrink
-from structprune.trial import trusted
+from structprune.models.results import load, save_weights_and_plan, widths_of
+from structprune.nn.layers import counted_down
+from structprune.nn.outputs import outputs_of
+from structprune.proofs.trial_cut import trusted
+from structprune.pruning.surgery import shrink
 from tests.cuts import Cut, every_second
 
 transformers: Any = pytest.importorskip("transformers")

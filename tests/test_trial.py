@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from structprune import thinning, trial
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.comparison import lockstep
-from structprune.comparison.gap import Bounds
+from structprune.channels import subsampling as thinning
 from structprune.errors import InputError
-from structprune.surgery import shrink
-from structprune.trial import trusted
+from structprune.proofs import trial_cut as trial
+from structprune.proofs.comparison import lockstep
+from structprune.proofs.comparison.gap import Bounds
+from structprune.proofs.trial_cut import trusted
+from structprune.pruning.surgery import shrink
 from tests.networks import NETWORKS, Tiny, TinyConvBN, example
 from tests.oracles.cuttable import CUTTABLE
 from tests.oracles.state import changed, snapshot

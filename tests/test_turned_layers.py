@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from structprune.channels import channel_groups
-from structprune.checkpoint import load, save_weights_and_plan, widths_of
-from structprune.choose import Scoring, score
 from structprune.errors import InputError
-from structprune.gates import gate_channels
-from structprune.layers import in_width, node_layers, out_width, weighted_layers
-from structprune.redraw import redrawn
-from structprune.samples import random_samples
-from structprune.surgery import weight_entries, widths
-from structprune.trial import trusted
+from structprune.models.results import load, save_weights_and_plan, widths_of
+from structprune.nn.layers import in_width, node_layers, out_width, weighted_layers
+from structprune.nn.reinit import redrawn
+from structprune.proofs.trial_cut import trusted
+from structprune.pruning.gates import gate_channels
+from structprune.pruning.surgery import weight_entries, widths
+from structprune.scoring.samples import random_samples
+from structprune.scoring.score import Scoring, score
 from tests.cuts import Cut
 
 

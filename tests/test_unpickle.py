@@ -18,8 +18,8 @@ import torchvision
 from torch import nn
 
 from structprune.errors import InputError, UnsafeCheckpointError
-from structprune.models import cifar_resnet20
-from structprune.unpickle import KeptPartial, globals_of, load, module_classes
+from structprune.models.definitions import cifar_resnet20
+from structprune.models.unpickle import KeptPartial, globals_of, load, module_classes
 
 
 class Runs:

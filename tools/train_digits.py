@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torchvision.models import resnet18
 
-from structprune.tasks import read_images, to_batches
+from structprune.data import read_images, to_batches
 from structprune.training import Recipe, evaluate, finetune
 
 SIZE = (3, 32, 32)

@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exporters.profiling.probe import probe
-from exporters.providers import check_device, device_kind
-from exporters.runtime import load_onnxruntime
-from structprune.device_profile import DeviceProfile, Machine, read_profile, to_json
+from exporters.runtime.import_ort import load_onnxruntime
+from exporters.runtime.providers import check_device, device_kind
 from structprune.errors import InputError
+from structprune.hardware.profile import DeviceProfile, Machine, read_profile, to_json
 
 
 def own_profile(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.providers import Session, device_kind, onnx_runner, open_session
+from exporters.runtime.providers import Session, device_kind, onnx_runner, open_session
 
 TAPS = {"3x3": 3, "1x1": 1, "depthwise": 3, "linear": 1}
 """Kind of layer -> height and width of its kernel."""

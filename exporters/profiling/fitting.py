@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 
 from exporters.profiling.chains import TAPS
-from structprune.device_profile import Kernel, Rates, Step, work
+from structprune.hardware.profile import Kernel, Rates, Step, work
 
 REFERENCE = 64
 """Width of the layers around one that is tried: it fills every block."""

@@ -7,10 +7,10 @@ from itertools import product
 
 from exporters.profiling.chains import TAPS, Times, pair_times
 from exporters.profiling.fitting import REFERENCE, SIDES, WIDTHS, kernel_of
-from exporters.providers import PROVIDERS, check_device, device_kind
-from exporters.runtime import load_onnxruntime
-from structprune.device_profile import KINDS, DeviceProfile, Machine, Step
+from exporters.runtime.import_ort import load_onnxruntime
+from exporters.runtime.providers import PROVIDERS, check_device, device_kind
 from structprune.errors import UsageError
+from structprune.hardware.profile import KINDS, DeviceProfile, Machine, Step
 
 Say = Callable[[str], None]
 Point = tuple[int, int, int]

@@ -16,14 +16,15 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
+from structprune.channels.candidates import Candidate
 from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
-from structprune.channels.isolated import exhausted, isolated
-from structprune.channels.reading import Candidate
-from structprune.channels.rules.calls import MOST_INPUTS
-from structprune.channels.tracing import LIMITS, UNREACHED, candidates
+from structprune.channels.rules.call import MOST_INPUTS
+from structprune.channels.sandbox import exhausted, isolated
+from structprune.channels.subsampling import thinned
+from structprune.channels.traced_pass import LIMITS, UNREACHED, candidates
 from structprune.errors import InputError
-from structprune.folding import remedy
-from structprune.layers import (
+from structprune.nn.folding import remedy
+from structprune.nn.layers import (
     Conv,
     conv_groups,
     in_width,
@@ -32,8 +33,7 @@ from structprune.layers import (
     normalises,
     out_width,
 )
-from structprune.report import Protected
-from structprune.thinning import thinned
+from structprune.report.data import Protected
 
 __all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "Loose", "Sizing", "channel_groups"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from structprune.report import Branch, Protected
+from structprune.report.data import Branch, Protected
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from structprune.channels.labels import Tag, along
 from structprune.channels.trace import Trace
-from structprune.layers import (
+from structprune.nn.layers import (
     ConvTranspose,
     Norm,
     Recurrent,

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from structprune.channels.counted import NONE_GIVEN, Book, Counted, Given, Place, Shape, Term, count
 from structprune.channels.labels import Labels, support
-from structprune.layers import Recurrent, is_depthwise, is_weighted
+from structprune.nn.layers import Recurrent, is_depthwise, is_weighted
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from structprune.channels.counted import NONE_GIVEN, Given, Place
-from structprune.channels.isolated import exhausted
 from structprune.channels.labels import Labels, Tag, along, disjoint, support
 from structprune.channels.rules import rule_of
-from structprune.channels.rules.calls import Call
+from structprune.channels.rules.call import Call
+from structprune.channels.sandbox import exhausted
 from structprune.errors import InputError
 
 SECONDS = 180.0

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from structprune import signals
 from structprune._version import __version__
-from structprune.cli import (
+from structprune.cli import console as shell
+from structprune.cli import signals
+from structprune.cli.commands import (
     compress,
     doctor,
     export,
@@ -24,7 +25,6 @@ from structprune.cli import (
     profile,
     report,
     score,
-    shell,
     train,
 )
 from structprune.cli.options import flag

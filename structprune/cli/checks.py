@@ -9,7 +9,7 @@ from typing import Any
 
 from structprune.choices import CHOICES, listed
 from structprune.errors import UsageError
-from structprune.limits import QUANTITIES, Limit, read_limits
+from structprune.limits.parse import QUANTITIES, Limit, read_limits
 
 
 @dataclass(frozen=True)

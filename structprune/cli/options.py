@@ -14,7 +14,7 @@ import typer
 
 from structprune.choices import listed
 from structprune.cli.checks import alignment, limits_of
-from structprune.limits import QUANTITIES, Limit
+from structprune.limits.parse import QUANTITIES, Limit
 
 # A flag takes no value, so its help shows no type.
 flag = partial(typer.Option, metavar="")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from structprune.checkpoint.drafts import MARKER, draft, sweep
-from structprune.checkpoint.sealing import enter
 from structprune.errors import OutputError
+from structprune.models.results.drafts import MARKER, draft, sweep
+from structprune.models.results.sealing import enter
 
 
 def check_file(path: Path, force: bool) -> None:

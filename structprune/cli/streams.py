@@ -133,6 +133,6 @@ def let_go() -> None:
 
 def _flush() -> None:
     """Write out what C and Python hold back for standard output, so that it goes where it was meant to."""
-    from exporters.quiet import flush
+    from exporters.runtime.quiet import flush
 
     flush()

@@ -1,35 +1,6 @@
-"""The networks that torchvision lacks, by name."""
+"""Networks in: from a file, a zoo, a factory of the user's own, or an earlier result."""
 
-from __future__ import annotations
+from structprune.models.architecture import Architecture, build
+from structprune.models.read import Source, read
 
-from collections.abc import Callable
-
-from torch import nn
-
-from structprune.models.cifar_resnet import (
-    CifarResNet,
-    cifar_resnet20,
-    cifar_resnet32,
-    cifar_resnet44,
-    cifar_resnet56,
-)
-from structprune.models.earlycrop_vgg16 import EarlyCropVGG16, earlycrop_vgg16
-from structprune.models.mlp import MLP, mlp
-from structprune.registry import Registry
-
-MODELS: Registry[Callable[..., nn.Module]] = Registry("network")
-for _factory in (cifar_resnet20, cifar_resnet32, cifar_resnet44, cifar_resnet56, earlycrop_vgg16, mlp):
-    MODELS.register(_factory.__name__)(_factory)
-
-__all__ = [
-    "MLP",
-    "MODELS",
-    "CifarResNet",
-    "EarlyCropVGG16",
-    "cifar_resnet20",
-    "cifar_resnet32",
-    "cifar_resnet44",
-    "cifar_resnet56",
-    "earlycrop_vgg16",
-    "mlp",
-]
+__all__ = ["Architecture", "Source", "build", "read"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.batch_norm import evaluating
-from structprune.tasks import classification
+from structprune.data import classification
+from structprune.nn.batch_norm import evaluating
 
 TEMPERATURE = 4.0
 """By which both networks' scores are divided before they become shares of the classes."""

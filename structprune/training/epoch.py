@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from structprune.data import classification
+from structprune.data.batches import Batches
 from structprune.errors import InputError
-from structprune.layers import batch_norms
-from structprune.tasks import classification
-from structprune.tasks.batches import Batches
+from structprune.nn.layers import batch_norms
 from structprune.training.augment import random_mirror, random_shift
 from structprune.training.optimiser import Recipe, set_rate
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from structprune.batch_norm import evaluating
+from structprune.data import classification
 from structprune.errors import InputError
-from structprune.tasks import classification
-from structprune.training.modes import device_of
+from structprune.nn.batch_norm import evaluating
+from structprune.nn.devices import device_of
 
 
 @torch.no_grad()

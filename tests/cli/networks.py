@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from structprune.models import mlp
+from structprune.models.definitions import mlp
 
 TINY = '''
 from torch import nn

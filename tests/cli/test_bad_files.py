@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from structprune.models import mlp
+from structprune.models.definitions import mlp
 from tests.cli.command import Command, contents
 from tests.cli.networks import save_mlp
 

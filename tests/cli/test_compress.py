@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune import iterative as choosing
-from structprune import limited, pipeline, surgery, training
-from structprune.cli import inputs
-from structprune.report import Report
-from structprune.tasks import Batches
+from structprune import training
+from structprune.cli.runs import network as inputs
+from structprune.data import Batches
+from structprune.limits import iterative as choosing
+from structprune.limits import within as limited
+from structprune.pruning import surgery
+from structprune.report.data import Report
+from structprune.workflows import compress as pipeline
 from tests.cli.command import Command, contents, in_own_process
 from tests.cli.networks import QUICK, save_images
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from structprune.cli import inputs
-from structprune.report import from_json
-from structprune.tasks import read_images, to_batches
+from structprune.cli.runs import network as inputs
+from structprune.data import read_images, to_batches
+from structprune.report.data import from_json
 from structprune.training import Recipe, finetune
 from tests.cli.command import Command
 from tests.cli.networks import QUICK, save_images
@@ -108,7 +108,8 @@ def own_row(row: torch.Tensor, rows: torch.Tensor) -> int:
 
 
 def test_steps_are_mended_in_between(learner: Path, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from structprune import iterative, pipeline
+    from structprune.limits import iterative
+    from structprune.workflows import compress as pipeline
 
     kept: list[int] = []
     whole = pipeline.mend  # type: ignore[attr-defined]

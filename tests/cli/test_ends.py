@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from structprune.cli import shell, streams
+from structprune.cli import console as shell
+from structprune.cli import streams
 from tests.cli.command import Command, contents, environment, in_own_process
 from tests.cli.networks import QUICK
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from structprune import cli, signals
+from structprune import cli
 from structprune.__main__ import main
+from structprune.cli import signals
 from tests.cli.command import contents, environment
 
 # Draws for hours.

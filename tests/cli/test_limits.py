@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import structprune
-from exporters import batch_time
+from exporters.probes import batch_time
 from structprune.errors import TargetUnreachableError, UsageError
 from tests.cli.command import Command, contents
 from tests.cli.networks import QUICK

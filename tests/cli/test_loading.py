@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import structprune
 from structprune.errors import InputError, StructpruneError, UnsafeCheckpointError
-from structprune.models import mlp
+from structprune.models.definitions import mlp
 from tests.cli.command import Command, contents
 from tests.cli.networks import QUICK, save_mlp
 

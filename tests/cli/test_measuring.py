@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto, helper
 
 from exporters.to_int8 import OnnxModule
-from structprune.cli.measuring import names_of
-from structprune.render import int8_line
-from structprune.report import Int8
+from structprune.cli.runs.measure import names_of
+from structprune.report import int8_line
+from structprune.report.data import Int8
 from tests.cli.command import Command, contents
 from tests.cli.networks import save_images
 from tests.render.reports import timed

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, get_args
 import pytest
 import typer
 
-from structprune.cli import compress, export, measure, pareto, profile, score, train
-from structprune.cli import inspect as inspecting
+from structprune.cli.commands import compress, export, measure, pareto, profile, score, train
+from structprune.cli.commands import inspect as inspecting
 from structprune.cli.panels import flat, takes_options
 
 VERBS: tuple[Callable[..., None], ...] = (

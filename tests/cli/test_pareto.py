@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from structprune.device_profile import to_json
+from structprune.hardware.profile import to_json
 from tests.cli.command import Command, contents
 from tests.cli.networks import save_images
 from tests.device_profiles import made_up

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from structprune.device_profile import from_json, this_machine, to_json
+from structprune.hardware.profile import from_json, this_machine, to_json
 from tests.cli.command import Command, Finished, environment
 from tests.cli.networks import QUICK
 from tests.device_profiles import ELSEWHERE, made_up

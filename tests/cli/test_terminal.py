@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from structprune.cli import shell
-from structprune.render import Table
+from structprune.cli import console as shell
+from structprune.report import Table
 from tests.cli.command import Command, environment, in_own_process
 from tests.cli.networks import QUICK, save_mlp
 

@@ -17,9 +17,9 @@ import pytest
 from safetensors.torch import load_file
 
 import structprune
-from structprune.methods import METHODS
-from structprune.trainer import sealed_file
-from structprune.trainer import state as files
+from structprune.training import checkpoint as files
+from structprune.training import sealed_file
+from structprune.training.methods import METHODS
 from tests.cli.command import Command, Finished, contents, environment
 from tests.cli.networks import save_images
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import structprune
-from structprune.criteria import CRITERIA
-from structprune.methods import METHODS
+from structprune.scoring.criteria import CRITERIA
+from structprune.training.methods import METHODS
 from tests.cli.command import Command, contents, in_own_process
 from tests.cli.networks import save_images, save_mlp
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.correction import choosing, correction_on, mend, rechoose, rechooses
-from structprune.correction.choosing import rechosen
-from structprune.correction.equations import RIDGE
-from structprune.correction.mending import distance, outputs
-from structprune.correction.passes import Fit
-from structprune.correction.patches import as_columns, bias_of, columns, draw_places, map_sizes, norm_scale
-from structprune.correction.reading import readers
-from structprune.surgery import shrink
+from structprune.pruning.surgery import shrink
+from structprune.reconstruction import channel_selection as choosing
+from structprune.reconstruction import correction_on, mend, rechoose, rechooses
+from structprune.reconstruction.channel_selection import rechosen
+from structprune.reconstruction.im2col import as_columns, bias_of, columns, draw_places, map_sizes, norm_scale
+from structprune.reconstruction.normal_equations import RIDGE
+from structprune.reconstruction.observed_pass import Fit
+from structprune.reconstruction.reconstruct import distance, outputs
+from structprune.reconstruction.refittable_layers import readers
 from tests.correction.test_least_squares import values_at
 from tests.cuts import Cut, every_second, like_trained
 from tests.networks import TinyConvBN, TinyMLP, TinyResidualConcat, example

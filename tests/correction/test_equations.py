@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from structprune.correction.equations import Equations
+from structprune.reconstruction.normal_equations import Equations
 
 
 def rows(n: int, p: int, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.correction import passes, targets
-from structprune.correction.least_squares import refit
-from structprune.correction.mending import kept_outputs
-from structprune.correction.passes import Fit
-from structprune.correction.patches import bias_of
-from structprune.correction.reading import Reader, readers
+from structprune.reconstruction import observed_pass as passes
+from structprune.reconstruction import targets
+from structprune.reconstruction.im2col import bias_of
+from structprune.reconstruction.least_squares import refit
+from structprune.reconstruction.observed_pass import Fit
+from structprune.reconstruction.reconstruct import kept_outputs
+from structprune.reconstruction.refittable_layers import Reader, readers
 from tests.correction.kinds import KINDS
 from tests.cuts import Cut, like_trained
 from tests.networks import NETWORKS, Tiny, TinyConvBN, TinyResidualConcat, example

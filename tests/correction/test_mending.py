@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.budget import Budget, Plan
-from structprune.correction import Correction, asked_for, correction_on, mend, mending, rechoose
-from structprune.correction.least_squares import refit
-from structprune.correction.mending import chunks, distance, outputs
-from structprune.correction.passes import Fit
-from structprune.correction.reading import Reader
-from structprune.correction.recalibration import recalibrate
 from structprune.errors import UsageError
-from structprune.layers import batch_norms
-from structprune.models import MODELS
+from structprune.models.definitions import MODELS
+from structprune.nn.layers import batch_norms
+from structprune.pruning.budget import Budget, Plan
+from structprune.reconstruction import Correction, asked_for, correction_on, mend, rechoose
+from structprune.reconstruction import reconstruct as mending
+from structprune.reconstruction.batch_norm import recalibrate
+from structprune.reconstruction.least_squares import refit
+from structprune.reconstruction.observed_pass import Fit
+from structprune.reconstruction.reconstruct import chunks, distance, outputs
+from structprune.reconstruction.refittable_layers import Reader
 from tests.cuts import Cut, like_trained
 from tests.networks import NETWORKS, Tiny, TinyConvBN, TinyMLP, example
 from tests.oracles.state import changed, snapshot

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from structprune.correction.patches import (
+from structprune.reconstruction.im2col import (
     as_columns,
     as_weight,
     at_places,

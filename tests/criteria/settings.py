@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from structprune.channels import channel_groups
 from structprune.choices import Accumulate, BatchNormMode
-from structprune.gates import GatedModel, gate_channels, gate_weights
-from structprune.layers import batch_norms, weight_of, weighted_layers
-from structprune.scores import Batch, Sampling, Scores
+from structprune.nn.layers import batch_norms, weight_of, weighted_layers
+from structprune.pruning.gates import GatedModel, gate_channels, gate_weights
+from structprune.scoring.scores import Batch, Sampling, Scores
 from tests.networks import CLASSES, NETWORKS, example
 from tests.oracles.forward import FORWARDS, GATES
 from tests.oracles.scores import Setting

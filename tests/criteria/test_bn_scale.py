@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from structprune.channels import channel_groups
-from structprune.criteria import bn_scale
 from structprune.errors import UsageError
-from structprune.gates import gate_channels
+from structprune.pruning.gates import gate_channels
+from structprune.scoring.criteria import bn_scale
 from tests.criteria.settings import gated, network, sampling
 
 

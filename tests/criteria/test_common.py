@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from structprune import criteria
 from structprune.channels import channel_groups
 from structprune.choices import BatchNormMode
-from structprune.criteria import CRITERIA, Criterion
 from structprune.errors import InputError, UsageError
-from structprune.scores import Scores
+from structprune.scoring import criteria
+from structprune.scoring.criteria import CRITERIA, Criterion
+from structprune.scoring.scores import Scores
 from tests.criteria.settings import KINDS, NAMES, Kind, gated, network, sampling
 from tests.networks import example
 from tests.oracles.state import bits, changed, snapshot

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import conv2d, cross_entropy, linear
 
 from structprune.choices import Accumulate
-from structprune.criteria import gate_taylor
+from structprune.scoring.criteria import gate_taylor
 from tests.criteria.settings import gated, network, sampling
 from tests.oracles.forward import by_statistics, maps
 

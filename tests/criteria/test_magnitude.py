@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from structprune.channels import channel_groups
-from structprune.criteria import magnitude
-from structprune.gates import gate_channels
+from structprune.pruning.gates import gate_channels
+from structprune.scoring.criteria import magnitude
 from tests.criteria.settings import gated, network, sampling
 
 

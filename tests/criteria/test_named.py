@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from structprune import criteria
 from structprune.errors import UnknownNameError
+from structprune.scoring import criteria
 
 
 def test_a_fusion_is_the_names_joined_by_plus() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from structprune import criteria
 from structprune.choices import Accumulate, BatchNormMode
-from structprune.criteria import Criterion
-from structprune.criteria.grasp import TEMPERATURE
+from structprune.scoring import criteria
+from structprune.scoring.criteria import Criterion
+from structprune.scoring.criteria.grasp import TEMPERATURE
 from tests.criteria.settings import (
     KINDS,
     NAMES,

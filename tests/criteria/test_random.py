@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from structprune.criteria import random
+from structprune.scoring.criteria import random
 from tests.criteria.settings import gated, network, sampling
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune.criteria import synflow
-from structprune.gates import gate_weights
-from structprune.scores import Batch, Scores
+from structprune.pruning.gates import gate_weights
+from structprune.scoring.criteria import synflow
+from structprune.scoring.scores import Batch, Scores
 from tests.criteria.settings import (
     KINDS,
     NAMES,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.batch_time import BLOCKS, batch_time, batch_times, cpu_threads, plan, timed_blocks
+from exporters.probes.batch_time import BLOCKS, batch_time, batch_times, cpu_threads, plan, timed_blocks
 from exporters.to_onnx import to_onnx
 from structprune.errors import DeviceUnavailableError, UsageError
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters.check_onnx import check_onnx
-from exporters.quiet import quiet
+from exporters.runtime.quiet import quiet
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError
 from tests.networks import TinyConvBN

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.disk import disk, onnx_bytes, weight_bytes
-from exporters.networks import Network
+from exporters.probes.disk import disk, onnx_bytes, weight_bytes
+from exporters.runtime.networks import Network
 from exporters.to_onnx import to_onnx
 
 

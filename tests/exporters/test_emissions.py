@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from exporters import emissions as emissions_module
-from exporters import tracker as tracker_module
-from exporters.emissions import break_even, emissions, metered, per_inferences
-from exporters.readings import against_first
+from exporters.probes import emissions as emissions_module
+from exporters.probes import tracker as tracker_module
+from exporters.probes.emissions import break_even, emissions, metered, per_inferences
+from exporters.probes.readings import against_first
+from exporters.probes.tracker import Spent, Tracker
 from exporters.to_onnx import to_onnx
-from exporters.tracker import Spent, Tracker
 from structprune.errors import InputError, UsageError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.flops import count_flops, flops
+from exporters.probes.flops import count_flops, flops
 from tests.networks import TinyConvBN, TinyResidualConcat
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.launch_bound import (
+from exporters.probes.launch_bound import (
     Floor,
     Operators,
     count_operators,
@@ -15,7 +15,7 @@ from exporters.launch_bound import (
     launch_notes,
     with_launches,
 )
-from exporters.readings import Reading, Readings
+from exporters.probes.readings import Reading, Readings
 from exporters.to_onnx import to_onnx
 
 EXAMPLE = (torch.randn(2, 3, 8, 8),)
@@ -48,7 +48,8 @@ def test_measuring_the_floor_leaves_the_random_state_as_it_was() -> None:
 
 
 def test_a_network_near_its_floor_is_launch_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.launch_bound.floor", lambda *_: Floor(call=0.1, heavy=0.2, light=0.05))
+    least_times = Floor(call=0.1, heavy=0.2, light=0.05)
+    monkeypatch.setattr("exporters.probes.launch_bound.floor", lambda *_: least_times)
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
     least = 0.1 + 0.2 + 0.05
     found = [

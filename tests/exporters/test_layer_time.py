@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.layer_time import (
+from exporters.probes.layer_time import (
     LayerTime,
     compared,
     kernel_operators,
@@ -16,10 +16,10 @@ from exporters.layer_time import (
     not_faster,
     profile,
 )
-from exporters.node_modules import label_kernels, module_path, read_nodes
+from exporters.probes.node_modules import label_kernels, module_path, read_nodes
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError
-from structprune.report import Ratio
+from structprune.report.data import Ratio
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from exporters.measure import Setting, measure, measure_many, measure_one
-from exporters.networks import Network
+from exporters.runtime.networks import Network
 from exporters.to_onnx import to_onnx
 from structprune.errors import DeviceUnavailableError, UsageError
 

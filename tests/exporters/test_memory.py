@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.memory import PHASES, memory, resident_set
-from exporters.networks import Network
-from exporters.resident_set import phase
+from exporters.probes.memory import PHASES, memory, resident_set
+from exporters.probes.resident_set import phase
+from exporters.runtime.networks import Network
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError
 

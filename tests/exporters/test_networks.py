@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.networks import Flat, flat, named_outputs, of_batch, run_outputs
+from exporters.runtime.networks import Flat, flat, named_outputs, of_batch, run_outputs
 from structprune.errors import InputError
 
 

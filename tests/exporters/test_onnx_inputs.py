@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from exporters.onnx_inputs import EXAMPLES, check_inputs, random_inputs
+from exporters.runtime.onnx_inputs import EXAMPLES, check_inputs, random_inputs
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError
 

@@ -14,9 +14,9 @@ from exporters.profiling import cache, chains
 from exporters.profiling.chains import Link, by_difference, chain_model, pair_links, pair_times, rest_of
 from exporters.profiling.fitting import REFERENCE, SIDES, WIDTHS, kernel_of
 from exporters.profiling.probe import points, probe
-from structprune.align import LayerCall, layer_us
-from structprune.device_profile import KINDS, DeviceProfile, Machine, Step, this_machine
 from structprune.errors import DeviceUnavailableError, UsageError
+from structprune.hardware import LayerCall, layer_us
+from structprune.hardware.profile import KINDS, DeviceProfile, Machine, Step, this_machine
 from tests.device_profiles import made_up
 
 MACHINE = Machine("Test CPU", "TEST")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporters.providers import feeds, onnx_runner, open_session, run_once, running_provider
+from exporters.runtime.providers import feeds, onnx_runner, open_session, run_once, running_provider
 from exporters.to_onnx import to_onnx
 from structprune.errors import DeviceUnavailableError, InputError
 

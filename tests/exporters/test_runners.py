@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.batch_time import batch_times
-from exporters.providers import onnx_runner, open_session
-from exporters.runners import RUNTIMES, runtimes_on
+from exporters.probes.batch_time import batch_times
+from exporters.runtime.providers import onnx_runner, open_session
+from exporters.runtime.runners import RUNTIMES, runtimes_on
 from exporters.to_onnx import to_onnx
 from structprune.errors import InputError, UsageError
 

@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 import pytest
 
-from exporters.statistics import MARGIN, bootstrap_ratio, series, times, verdict
-from structprune.report import Ratio
+from exporters.probes.statistics import MARGIN, bootstrap_ratio, series, times, verdict
+from structprune.report.data import Ratio
 
 
 def test_series_keeps_the_readings_in_order() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.disk import onnx_bytes
+from exporters.probes.disk import onnx_bytes
 from exporters.toolbox import Toolbox
 
 EXAMPLE = (torch.ones(2, 32),)

@@ -9,10 +9,10 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from structprune.align import LEAST_SCORE, LEAST_WIDTH, Layers
-from structprune.budget import Budget, Plan, Step, removal_steps
 from structprune.channels import ChannelGroups
-from structprune.device_profile import DeviceProfile, Kernel, Rates
+from structprune.hardware import LEAST_SCORE, LEAST_WIDTH, Layers
+from structprune.hardware.profile import DeviceProfile, Kernel, Rates
+from structprune.pruning.budget import Budget, Plan, Step, removal_steps
 
 
 def time_of(model: nn.Module, x: Tensor, profile: DeviceProfile) -> float:

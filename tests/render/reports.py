@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from structprune.report import (
+from structprune.report.data import (
     Accuracy,
     Count,
     Detection,

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from structprune.front import Front, Point, marked, to_json
-from structprune.render import front_svg, front_table
-from structprune.render.fronts import HEIGHT, WIDTH, ticks
-from structprune.report import Ratio
+from structprune.report import front_svg, front_table
+from structprune.report.data import Ratio
+from structprune.report.sweep import Front, Point, marked, to_json
+from structprune.report.sweep_chart import HEIGHT, WIDTH, ticks
 
 POINTS = (
     Point(0.0, 4_000_000, 900_000_000, 20.5, 20.1, 21.5, None, 1.0),

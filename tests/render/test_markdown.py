@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from structprune.render import TABLES, markdown
-from structprune.report import Protected, Report
+from structprune.report import TABLES, markdown
+from structprune.report.data import Protected, Report
 from tests.render.reports import BARE, FULL, TRAINED
 
 

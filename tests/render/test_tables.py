@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from structprune.render import TABLES, count_table, deployment_table, measurement_table, proof_table
-from structprune.report import Accuracy, Report
+from structprune.report import TABLES, count_table, deployment_table, measurement_table, proof_table
+from structprune.report.data import Accuracy, Report
 from tests.render.reports import BARE, FULL
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from structprune.data import Batches, ImageSet, to_batches
+from structprune.data.batches import fit
 from structprune.errors import InputError, UsageError
-from structprune.tasks import Batches, ImageSet, to_batches
-from structprune.tasks.batches import fit
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
 

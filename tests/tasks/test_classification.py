@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from structprune.data import ImageSet, check_labels
+from structprune.data.classification import correct, loss
 from structprune.errors import InputError
-from structprune.tasks import ImageSet, check_labels
-from structprune.tasks.classification import correct, loss
 
 Outputs = namedtuple("Outputs", ["logits", "aux"])
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from structprune.data import ImageSet, read_images, without
+from structprune.data.images import ImageFiles
 from structprune.errors import InputError
-from structprune.tasks import ImageSet, read_images, without
-from structprune.tasks.images import ImageFiles
 
 
 def pets(folder: Path, count: int = 3) -> Path:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from structprune.data.datasets import read_task
 from structprune.errors import InputError, UsageError
-from structprune.tasks.named import read_task
 
 
 def picture(path: Path, value: int) -> None:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import MNIST
 
+from structprune.data import has_test_split, read_images, to_batches
+from structprune.data.images import ImageFiles
 from structprune.errors import InputError, UsageError
-from structprune.tasks import has_test_split, read_images, to_batches
-from structprune.tasks.images import ImageFiles
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from structprune.data.splits import hold_out, scoring_sample
 from structprune.errors import InputError, UsageError
-from structprune.tasks.splits import hold_out, scoring_sample
 
 UNEVEN = np.repeat(np.arange(4), [50, 20, 5, 2])
 

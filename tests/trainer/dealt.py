@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from structprune.channels import channel_groups
-from structprune.choose import Scoring, score, score_weights
-from structprune.crew import Crew, crew_of_torchrun
-from structprune.scores import mini_batches_of
-from structprune.trainer import train
+from structprune.distributed import Crew, crew_of_torchrun
+from structprune.scoring.score import Scoring, score, score_weights
+from structprune.scoring.scores import mini_batches_of
+from structprune.training import train
 from tests.trainer.sessions import session
 
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.methods import METHODS
-from structprune.samples import Samples
-from structprune.scores import Batch, mini_batches_of
-from structprune.tasks import Batches, ImageSet, to_batches
-from structprune.trainer import Session
-from structprune.training import Recipe
+from structprune.data import Batches, ImageSet, to_batches
+from structprune.scoring.samples import Samples
+from structprune.scoring.scores import Batch, mini_batches_of
+from structprune.training import Recipe, Session
+from structprune.training.methods import METHODS
 
 
 class SmallResNet(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from structprune.crew import ALONE, Crew
+from structprune.distributed import ALONE, Crew
 from tests.cli.command import environment
 from tests.trainer.dealt import found
 

@@ -18,18 +18,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from structprune.crew import Crew
+from structprune.data import Batches, read_images
+from structprune.distributed import Crew
 from structprune.errors import InputError, OutputError, ProofFailedError, StructpruneError, UsageError
-from structprune.methods import METHODS
-from structprune.report import Proof
-from structprune.samples import Samples
-from structprune.tasks import Batches, read_images
-from structprune.trainer import Session, sealed_file, train
-from structprune.trainer import state as files
-from structprune.trainer.cutting import Cutter, cutter
-from structprune.trainer.identity import difference, fingerprint
-from structprune.trainer.resuming import load_optimiser, resumed
+from structprune.report.data import Proof
+from structprune.scoring.samples import Samples
+from structprune.training import Session, sealed_file, train
+from structprune.training import checkpoint as files
+from structprune.training.identity import difference, fingerprint
+from structprune.training.methods import METHODS
 from structprune.training.optimiser import optimiser
+from structprune.training.pruning_step import Cutter, cutter
+from structprune.training.resuming import load_optimiser, resumed
 from tests.trainer.sessions import SmallResNet, colours, session
 
 
@@ -412,7 +412,7 @@ class Block(nn.Linear):
 def test_code_beside_a_networks_classes_is_part_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from structprune.trainer.description import code_of
+    from structprune.training.description import code_of
 
     (tmp_path / "own_block.py").write_text(BLOCK)
     (tmp_path / "own_helper.py").write_text("def bent(x):\n    return x.relu()\n")
@@ -475,7 +475,7 @@ def test_a_strangers_draft_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_proof_is_written_field_by_field() -> None:
     """A field of a proof is checked by its annotation; one of another kind has to be thought of."""
-    from structprune.trainer.document import row_fits
+    from structprune.training.document import row_fits
 
     proof = Proof("closed_gates", True, 0.0, 1e-4, 1e-6, 1e-3, 0.5, "so", None)
     row = dataclasses.asdict(proof)

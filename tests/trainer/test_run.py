@@ -11,17 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from structprune import schedules
 from structprune.channels import channel_groups
-from structprune.crew import Crew
-from structprune.detectors import LazyRegime
+from structprune.distributed import Crew
 from structprune.errors import InputError, TargetUnreachableError, UsageError
-from structprune.masks import kept_count
-from structprune.methods import METHODS
-from structprune.surgery import weight_entries
-from structprune.trainer import Session, Trained, train
-from structprune.trainer import state as files
-from structprune.training import evaluate
+from structprune.pruning.masks import kept_count
+from structprune.pruning.surgery import weight_entries
+from structprune.training import Session, Trained, evaluate, schedules, train
+from structprune.training import checkpoint as files
+from structprune.training.detectors import LazyRegime
+from structprune.training.methods import METHODS
 from tests.oracles.state import changed, snapshot, world
 from tests.trainer.sessions import SmallResNet, colours, session
 
@@ -151,7 +149,7 @@ def test_pruned_weights_never_come_back_in_iterative_methods() -> None:
     """What one of four cuts masks is masked by all that follow."""
     seen: list[dict[str, torch.Tensor]] = []
     asked = session("iter-snip", 0.8, epochs=1)
-    from structprune.trainer import cutting
+    from structprune.training import pruning_step as cutting
 
     cut = cutting.cutter(asked)
     state = files.State(asked.model)
@@ -163,7 +161,7 @@ def test_pruned_weights_never_come_back_in_iterative_methods() -> None:
 
 
 def test_weights_may_come_back_under_force() -> None:
-    from structprune.trainer import cutting
+    from structprune.training import pruning_step as cutting
 
     asked = session("force", 0.9, epochs=1)
     cut, state = cutting.cutter(asked), files.State(asked.model)
@@ -245,7 +243,7 @@ class Chain(nn.Module):
 
 
 def test_layers_that_lost_all_their_weights_are_named() -> None:
-    from structprune.masks import collapsed
+    from structprune.pruning.masks import collapsed
 
     model = Chain()
     with torch.no_grad():

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from structprune.data import Batches, ImageSet, read_images, to_batches
+from structprune.data.images import Indices
 from structprune.errors import DeviceUnavailableError, InputError, UsageError
-from structprune.tasks import Batches, ImageSet, read_images, to_batches
-from structprune.tasks.images import Indices
-from structprune.training import Recipe, evaluate, finetune, loop
+from structprune.training import Recipe, evaluate, finetune
+from structprune.training import finetune as loop
 from structprune.training.optimiser import one_cycle
 from tests.networks import TinyConvBN
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from structprune.channels.labels import Tag
-from structprune.channels.rules.calls import Rule, for_all
-from structprune.channels.rules.entries import (
+from structprune.channels.rules.call import Rule, for_all
+from structprune.channels.rules.elementwise import (
     along_one,
     gated_linear,
     in_space,
@@ -23,7 +23,7 @@ from structprune.channels.rules.entries import (
     sampled,
     shaped_like,
 )
-from structprune.channels.rules.moving import (
+from structprune.channels.rules.indexing import (
     cut_out,
     expanded,
     filled_later,
@@ -37,8 +37,8 @@ from structprune.channels.rules.moving import (
     squeezed,
     strided,
 )
+from structprune.channels.rules.matmul import FACTORS, convolution, product
 from structprune.channels.rules.norms import batch_norm, group_norm, layer_norm, mean, table
-from structprune.channels.rules.products import FACTORS, convolution, product
 from structprune.channels.rules.reshaping import viewed
 
 # The tables are long and grow; black's one name a line would hide them.

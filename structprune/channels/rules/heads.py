@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from structprune.channels.counted import is_number
-from structprune.channels.rules.calls import MOST_INPUTS
+from structprune.channels.rules.call import MOST_INPUTS
 
 FUSED = 3
 """Widths that lie side by side in one head at most: query, key and value."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from structprune.channels.labels import Tag, along, merged, support
-from structprune.channels.rules.calls import Call, Tracer, dims_of
-from structprune.channels.rules.entries import reduction
-from structprune.layers import normalises
+from structprune.channels.rules.call import Call, Tracer, dims_of
+from structprune.channels.rules.elementwise import reduction
+from structprune.nn.layers import normalises
 
 
 def batch_norm(tracer: Tracer, call: Call) -> Sequence[Tag]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from structprune.channels.labels import Tag, collapsed, support
-from structprune.channels.rules.calls import Call, Tracer
+from structprune.channels.rules.call import Call, Tracer
 from structprune.channels.rules.heads import counted, counts_slices, heads_along
-from structprune.layers import EMBEDDED, HEAD_WIDTHS, HEADS, WHOLE
+from structprune.nn.layers import EMBEDDED, HEAD_WIDTHS, HEADS, WHOLE
 
 
 def viewed(tracer: Tracer, call: Call) -> Sequence[Tag]:

@@ -1,0 +1,1 @@
+"""What is measured of a network: time, memory, disk, multiply-adds, energy."""

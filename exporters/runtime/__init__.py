@@ -1,0 +1,1 @@
+"""What runs a network: PyTorch and ONNX Runtime, their inputs and providers."""

@@ -1,0 +1,5 @@
+"""The Python interface. Read functions first; arguments are checked before any work is done."""
+
+from structprune.api.functions import Compressed, channel_groups, compress, score
+
+__all__ = ["Compressed", "channel_groups", "compress", "score"]

@@ -1,0 +1,1 @@
+"""What the verbs do once torch may be imported."""

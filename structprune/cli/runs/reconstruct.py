@@ -1,0 +1,14 @@
+"""How the command line has cut networks mended."""
+
+from __future__ import annotations
+
+from structprune.cli.runs import network as inputs
+from structprune.cli.runs.gather import Gathered
+from structprune.reconstruction import Correction, decided
+
+
+def correction_of(asked: str | None, found: Gathered) -> Correction | None:
+    """How the cut network is mended, or None where it isn't."""
+    images, network, scoring = found.images, found.network, found.scoring
+    take = None if images is None else lambda: inputs.unlabelled(images, network, scoring.seed)
+    return decided(asked, scoring.trained, take, scoring.seed, scoring.score)

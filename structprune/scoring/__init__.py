@@ -1,0 +1,1 @@
+"""What a channel is worth: criteria, samples, scores. Read criteria first, then score."""

@@ -1,6 +1,0 @@
-"""Networks in: from a file, a zoo, a factory of the user's own, or an earlier result."""
-
-from structprune.sources.architecture import Architecture, build
-from structprune.sources.reading import Source, read
-
-__all__ = ["Architecture", "Source", "build", "read"]

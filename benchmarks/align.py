@@ -24,7 +24,8 @@ from exporters.to_onnx import to_onnx
 from structprune.channels import channel_groups
 from structprune.errors import TargetUnreachableError
 from structprune.pruning.budget import Budget, Plan, select
-from structprune.pruning.surgery import shrink, widths
+from structprune.pruning.counts import widths
+from structprune.pruning.surgery import shrink
 from structprune.report.data import Measurement
 from structprune.scoring.samples import random_samples
 from structprune.scoring.score import Scoring, score

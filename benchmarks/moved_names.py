@@ -19,6 +19,7 @@ MOVED: Mapping[str, str] = {
     "structprune.pruning.surgery": "structprune.surgery",
     "structprune.scoring.samples": "structprune.samples",
     "structprune.scoring.score": "structprune.choose",
+    "structprune.scoring.sampling": "structprune.scores",
     "structprune.scoring.scores": "structprune.scores",
 }
 """Module of this checkout that benchmarks import -> where it was before."""

@@ -43,8 +43,8 @@ from structprune.pruning.budget import Budget, Pick, Plan
 from structprune.pruning.surgery import shrink
 from structprune.reconstruction import FITTED, HELD_OUT, Correction, correction_on, mend, rechoose
 from structprune.scoring.samples import Samples
+from structprune.scoring.sampling import Batch, mini_batches_of
 from structprune.scoring.score import Scoring
-from structprune.scoring.scores import Batch, mini_batches_of
 from structprune.training import evaluate, finetune
 
 STEPS = 3

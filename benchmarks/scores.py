@@ -35,8 +35,8 @@ from structprune.pruning.budget import Budget
 from structprune.pruning.surgery import shrink
 from structprune.scoring.criteria import DEFAULT
 from structprune.scoring.samples import Samples
+from structprune.scoring.sampling import Batch, mini_batches_of
 from structprune.scoring.score import Scoring
-from structprune.scoring.scores import Batch, mini_batches_of
 from structprune.training import Recipe, evaluate, finetune
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

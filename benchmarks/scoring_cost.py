@@ -38,8 +38,8 @@ from torch.nn import functional
 from benchmarks.rows import Row, collect, print_table
 from structprune.channels import channel_groups
 from structprune.scoring.samples import Samples
+from structprune.scoring.sampling import Batch
 from structprune.scoring.score import Scoring, order, score, score_weights
-from structprune.scoring.scores import Batch
 
 
 @dataclass(frozen=True)

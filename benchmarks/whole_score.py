@@ -26,8 +26,8 @@ importlib.import_module("moved_names").alias()  # beside this script
 from structprune.channels import channel_groups  # noqa: E402
 from structprune.data import read_images, scoring_sample, to_batches  # noqa: E402
 from structprune.scoring.samples import Samples  # noqa: E402
+from structprune.scoring.sampling import Batch, mini_batches_of  # noqa: E402
 from structprune.scoring.score import Scoring, order  # noqa: E402
-from structprune.scoring.scores import Batch, mini_batches_of  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -24,7 +24,7 @@ import structprune
 from structprune import Compressed
 from structprune.errors import OutputError, UsageError
 from structprune.models.definitions.mlp import mlp
-from structprune.report.data import from_json
+from structprune.report.serialise import from_json
 from tests.networks import CLASSES, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 

@@ -18,14 +18,16 @@ from structprune.errors import TargetUnreachableError, UnknownNameError, UsageEr
 from structprune.limits import iterative
 from structprune.limits.iterative import choose
 from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.counts import widths
 from structprune.pruning.gates import GatedModel
-from structprune.pruning.surgery import regrouped, shrink, widths
+from structprune.pruning.surgery import regrouped, shrink
 from structprune.reconstruction import Correction, Mended, correction_on
 from structprune.scoring import score as choosing
 from structprune.scoring.criteria import CRITERIA
 from structprune.scoring.samples import Samples, random_samples, samples_of
+from structprune.scoring.sampling import Sampling
 from structprune.scoring.score import Scoring, fitting_chunk, order, score, score_weights
-from structprune.scoring.scores import Sampling, Scores
+from structprune.scoring.scores import Scores
 from tests.networks import NETWORKS, Tiny, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from structprune.nn.precision import exact_arithmetic
 from structprune.pruning.gates import Gates
 from structprune.scoring.curvature import gradient, hessian_gradient
-from structprune.scoring.scores import Term
+from structprune.scoring.sampling import Term
 from tests.oracles.scores import derivative, second_derivative
 from tests.oracles.state import changed, world
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import structprune
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.proofs.trial_cut import SHALLOW, Trial, _plan, trusted
+from structprune.proofs.trial import SHALLOW, Trial, plan_of
+from structprune.proofs.trial_cut import trusted
 from structprune.pruning.budget import Budget, removal_steps
 from structprune.pruning.gates import gate_channels, renormalised
 from structprune.pruning.surgery import shrink
@@ -93,7 +94,7 @@ def test_it_is_offered_only_where_it_is_asked_for(x: Tensor) -> None:
 def test_a_cut_is_the_dense_network_with_norms_over_open_channels(x: Tensor, affine: bool) -> None:
     model = Transformer(affine=affine).double().eval()
     groups = channel_groups(model, x, embedding=True)
-    plan = _plan(groups, Trial(groups.groups, SHALLOW))
+    plan = plan_of(groups, Trial(groups.groups, SHALLOW))
     small = shrink(model, groups, plan)
     gates = {name: keep.double() for name, keep in plan.keep.items()}
     gated = gate_channels(model, groups)

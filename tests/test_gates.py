@@ -10,7 +10,8 @@ from structprune.channels import ChannelGroups, channel_groups
 from structprune.errors import UsageError
 from structprune.nn.batch_norm import evaluating
 from structprune.nn.layers import ConvTranspose, conv_groups, weighted_layers
-from structprune.pruning.gates import Gates, gate_channels, gate_weights, input_sizes
+from structprune.pruning.gates import Gates, gate_channels, gate_weights
+from structprune.pruning.layer_inputs import input_sizes
 from tests.networks import NETWORKS, TinyConvBN, TinyResidualConcat, example
 from tests.oracles.cuttable import CUTTABLE
 from tests.oracles.state import changed, snapshot

@@ -26,10 +26,12 @@ from structprune.limits.parse import nodes_of, read_limits
 from structprune.limits.ranking import Ranking
 from structprune.limits.within import within_limits
 from structprune.pruning.budget import Budget, Plan, reachable, select
-from structprune.pruning.surgery import shrink, weight_entries
+from structprune.pruning.counts import weight_entries
+from structprune.pruning.surgery import shrink
 from structprune.report.clock import Clock
-from structprune.report.data import Measurement, MeasurementName, Met, Ratio, Series, from_json
+from structprune.report.data import Measurement, MeasurementName, Met, Ratio, Series
 from structprune.report.protocols import Tools
+from structprune.report.serialise import from_json
 from structprune.scoring.samples import random_samples
 from structprune.scoring.score import Scoring
 from structprune.workflows.compress import compress

@@ -18,8 +18,9 @@ from structprune.nn.batch_norm import evaluating
 from structprune.nn.layers import node_layers, out_width, recurrent_reads
 from structprune.proofs.trial_cut import trusted
 from structprune.pruning.budget import Budget, Plan
+from structprune.pruning.counts import widths
 from structprune.pruning.gates import gate_channels
-from structprune.pruning.surgery import regrouped, shrink, widths
+from structprune.pruning.surgery import regrouped, shrink
 from structprune.scoring.samples import random_samples
 from structprune.scoring.score import Scoring, score
 

@@ -19,7 +19,8 @@ from structprune.models.results import save_weights_and_plan
 from structprune.pruning.surgery import shrink
 from structprune.reconstruction import correction_on
 from structprune.reconstruction import reconstruct as mending
-from structprune.report.data import Accuracy, from_json
+from structprune.report.data import Accuracy
+from structprune.report.serialise import from_json
 from structprune.scoring.samples import random_samples
 from structprune.scoring.score import Scoring
 from structprune.workflows import compress as pipeline

@@ -17,9 +17,8 @@ from structprune.report.data import (
     Ratio,
     Report,
     Series,
-    from_json,
-    to_json,
 )
+from structprune.report.serialise import from_json, to_json
 from tests.render.reports import TRAINED
 
 SMALL = Report(

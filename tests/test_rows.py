@@ -17,7 +17,7 @@ from structprune.pruning.gates import GatedModel, gate_channels
 from structprune.scoring import criteria
 from structprune.scoring.criteria import Criterion
 from structprune.scoring.rows import in_rows
-from structprune.scoring.scores import Batch, Sampling, with_drawn_labels
+from structprune.scoring.sampling import Batch, Sampling, with_drawn_labels
 from tests.criteria.settings import NAMES, network, statistics
 from tests.networks import CLASSES, example
 

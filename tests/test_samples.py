@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from structprune.errors import InputError, UsageError
 from structprune.scoring.samples import random_samples, samples_of
-from structprune.scoring.scores import MINI_BATCH, Batch
+from structprune.scoring.sampling import MINI_BATCH, Batch
 from tests.networks import CLASSES, TinyConvBN, example
 from tests.oracles.state import changed, snapshot
 

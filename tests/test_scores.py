@@ -13,19 +13,9 @@ from torch.nn.functional import cross_entropy
 from structprune.choices import Accumulate
 from structprune.errors import InputError
 from structprune.pruning.gates import gate_weights
-from structprune.scoring.scores import (
-    Batch,
-    Sampling,
-    Scores,
-    accumulate,
-    conserved,
-    finished,
-    fuse,
-    per_channel,
-    ranks,
-    with_drawn_labels,
-    within_groups,
-)
+from structprune.scoring.fusion import conserved, fuse, ranks, within_groups
+from structprune.scoring.sampling import Batch, Sampling, accumulate, with_drawn_labels
+from structprune.scoring.scores import Scores, finished, per_channel
 from tests.criteria.settings import gated, network, sampling
 
 pieces = st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=5), min_size=1, max_size=4)

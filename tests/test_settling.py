@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from structprune.scoring.scores import Batch, Sampling, Scores
+from structprune.scoring.sampling import Batch, Sampling
+from structprune.scoring.scores import Scores
 from structprune.scoring.settling import AGREED, LEAST, MOST, STEP, settled, spearman
 
 

@@ -21,7 +21,8 @@ from structprune.proofs.comparison.calls import Setting
 from structprune.proofs.comparison.control_flow import branches
 from structprune.proofs.comparison.influence import exposed
 from structprune.proofs.comparison.settings import Settings, settings_of
-from structprune.proofs.trial_cut import SHALLOW, Trial, _plan, trusted
+from structprune.proofs.trial import SHALLOW, Trial, plan_of
+from structprune.proofs.trial_cut import trusted
 from structprune.pruning.surgery import shrink
 from structprune.report.data import Proof
 
@@ -121,7 +122,7 @@ def proof_of(model: nn.Module) -> Proof:
     inputs = (images()[:4],)
     flow = branches(copy.deepcopy(model), (images()[:2],))
     groups = replace(channel_groups(model, inputs), control_flow=flow)
-    plan = _plan(groups, Trial(groups.groups[:1], SHALLOW))
+    plan = plan_of(groups, Trial(groups.groups[:1], SHALLOW))
     return closed_gates(model, shrink(model, groups, plan), groups, plan, inputs)
 
 

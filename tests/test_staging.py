@@ -25,7 +25,7 @@ from structprune.models.results import (
 )
 from structprune.models.results.plan_file import read_plan
 from structprune.pruning.budget import Budget, Plan
-from structprune.report.data import to_json
+from structprune.report.serialise import to_json
 from tests.results import small_plan, small_report
 
 

@@ -14,8 +14,9 @@ from structprune.channels import ChannelGroups, channel_groups
 from structprune.nn.batch_norm import evaluating
 from structprune.nn.layers import BatchNorm, weighted_layers
 from structprune.pruning.budget import Budget, Plan, reachable, select
+from structprune.pruning.counts import untouched, weight_entries, widths
 from structprune.pruning.gates import gate_channels
-from structprune.pruning.surgery import cuts, shrink, untouched, weight_entries, widths
+from structprune.pruning.surgery import cuts, shrink
 from tests.networks import NETWORKS, TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.cuttable import CUTTABLE
 from tests.oracles.state import changed, snapshot

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.channels import subsampling as thinning
 from structprune.errors import InputError
-from structprune.proofs import trial_cut as trial
+from structprune.proofs import trial, trial_cut
 from structprune.proofs.comparison import lockstep
 from structprune.proofs.comparison.gap import Bounds
 from structprune.proofs.trial_cut import trusted
@@ -318,13 +318,13 @@ def test_large_networks_are_tried_in_single_precision_first(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     precisions = []
-    verdict = trial._verdict
+    verdict = trial.verdict_on
 
     def noted(model: nn.Module, *more: Any) -> trial.Verdict:
         precisions.append(next(model.parameters()).dtype)
         return verdict(model, *more)
 
-    monkeypatch.setattr(trial, "_verdict", noted)
+    monkeypatch.setattr(trial_cut, "verdict_on", noted)
     monkeypatch.setattr(lockstep, "_LARGE", 1)
     model, groups, inputs = offered(CUTTABLE["concat, batch norm"])
     before = snapshot(model)
@@ -387,7 +387,7 @@ def test_a_layer_that_only_large_images_reach_is_followed(monkeypatch: pytest.Mo
 def test_what_float32_blurs_is_asked_again_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """A right group counts as right though float32 can't tell, and the culprit beside it is found."""
     monkeypatch.setattr(lockstep, "_LARGE", 1)
-    monkeypatch.setitem(trial._BOUNDS, torch.float32, Bounds(0.0, 0.0))
+    monkeypatch.setitem(trial.BOUNDS, torch.float32, Bounds(0.0, 0.0))
     model, groups, inputs = offered(HIDDEN[next(iter(CULPRIT))])
     left = trusted(model, groups, inputs)
     assert {g.name for g in groups} - {g.name for g in left} == {next(iter(CULPRIT.values()))}

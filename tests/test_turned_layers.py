@@ -14,8 +14,8 @@ from structprune.models.results import load, save_weights_and_plan, widths_of
 from structprune.nn.layers import in_width, node_layers, out_width, weighted_layers
 from structprune.nn.reinit import redrawn
 from structprune.proofs.trial_cut import trusted
+from structprune.pruning.counts import weight_entries, widths
 from structprune.pruning.gates import gate_channels
-from structprune.pruning.surgery import weight_entries, widths
 from structprune.scoring.samples import random_samples
 from structprune.scoring.score import Scoring, score
 from tests.cuts import Cut

@@ -1,5 +1,6 @@
 """The Python interface. Read functions first; arguments are checked before any work is done."""
 
-from structprune.api.functions import Compressed, channel_groups, compress, score
+from structprune.api.compressed import Compressed
+from structprune.api.functions import channel_groups, compress, score
 
 __all__ = ["Compressed", "channel_groups", "compress", "score"]

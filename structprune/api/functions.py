@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -13,90 +12,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structprune.api.arguments import check_callable, check_loss_given, check_network, fitting_data
+from structprune.api.arguments import check_callable, check_loss_given, check_network
+from structprune.api.compressed import Compressed
+from structprune.api.inputs import example_tuple, limits_of, samples_from
 from structprune.api.messages import called_from_python
 from structprune.channels import ChannelGroups
 from structprune.channels.scope import Scope
 from structprune.choices import CHOICES, Accumulate, Exporter, Labels
 from structprune.errors import InputError, UsageError
 from structprune.hardware.profile import DeviceProfile, read_profile, this_machine
-from structprune.limits.parse import Limit, read_limits
 from structprune.models.architecture import Architecture, build_on_meta
 from structprune.models.identify import mismatch, num_classes, shapes_of
 from structprune.models.naming import architecture_named
-from structprune.models.results import WEIGHTS, staged_folder
 from structprune.nn.folding import folded
 from structprune.nn.trained import is_trained
 from structprune.proofs.trial_cut import TRIAL_INPUTS, cuttable_groups
-from structprune.pruning.budget import Plan
 from structprune.reconstruction import asked_for, decided
-from structprune.report.data import Report
+from structprune.report.protocols import Tools
 from structprune.scoring.criteria import DEFAULT
 from structprune.scoring.losses import Loss
 from structprune.scoring.samples import (
     DEFAULT_SAMPLES,
     Forward,
-    Samples,
     inputs_of,
     random_like,
-    random_samples,
-    samples_of,
 )
-from structprune.scoring.score import DEFAULT_DRAWS, Scoring, about_loss, check_loss
+from structprune.scoring.score import DEFAULT_DRAWS, Scoring, about_loss
 from structprune.scoring.score import score as score_channels
 from structprune.scoring.scores import Scores
 from structprune.workflows import compress as pipeline
 from structprune.workflows.outputs import proof_inputs
 from structprune.workflows.request import Judge, Request
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A network that was compressed.
-
-    Attributes:
-        model: the shrunk network, a plain module in evaluation mode; it trains on like any other.
-        plan: group -> channels that were kept.
-        report: everything that was found out.
-        scores: group -> scores that the plan was chosen by.
-        example_inputs: inputs that the network takes.
-        files: a folder with what :meth:`save` writes; it goes when this object does.
-    """
-
-    model: nn.Module
-    plan: Plan
-    report: Report
-    scores: Scores
-    example_inputs: tuple[Tensor, ...]
-    files: Path
-
-    @called_from_python
-    def save(self, folder: str | Path, force: bool = False) -> None:
-        """Write the result folder: weights, plan, ONNX file and reports, all of them or none.
-
-        They are those of the network as it was compressed: what is trained afterwards was proven by nobody.
-
-        Args:
-            folder: where; it must not exist.
-            force: replace a result folder of ours that is already there.
-
-        Raises:
-            OutputError: the folder can't be written, exists, or holds a file that isn't ours.
-            UsageError: the network has changed since.
-        """
-        self._check_unchanged()
-        with staged_folder(Path(folder), force) as stage:
-            shutil.copytree(self.files, stage, dirs_exist_ok=True)
-
-    def _check_unchanged(self) -> None:
-        from safetensors.torch import load_file
-
-        own, stored = self.model.state_dict(), load_file(self.files / WEIGHTS)
-        if any(name not in own or not torch.equal(x, own[name].cpu()) for name, x in stored.items()):
-            raise UsageError(
-                "the network has been trained or changed since it was compressed, and its proofs and its "
-                "ONNX file are no longer its own; pass finetune= to compress, or save its state dict"
-            )
 
 
 @called_from_python
@@ -208,18 +154,20 @@ def compress(
     check_network(model)
     check_callable(forward=forward, evaluate=evaluate, finetune=finetune, progress=progress)
     check_loss_given(loss)
-    example = _tuple(example_input)
+    example = example_tuple(example_input)
     built_by = _architecture(architecture, model)
     model, folding = folded(model)
     known, why = is_trained(model, False, False, trained)
-    asked_for(correct, known, data is not None)  # refused before any data are read
+    # Refused before any data are read.
+    asked_for(correct, known, data is not None)
+    wanted = limits_of(nodes, limits or {})
     scoring = Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels)
-    given = _samples(model, example, data, loss, forward, samples, scoring)
+    given = samples_from(model, example, data, loss, forward, samples, scoring)
     take = None if data is None else lambda: inputs_of(given)
     request = Request(
         model=model,
         example=example,
-        limits=_limits(nodes, limits or {}),
+        limits=wanted,
         floor=floor,
         align=align if isinstance(align, int) else 1,
         samples=given,
@@ -237,10 +185,15 @@ def compress(
         profile=_profile(align, profile, str(example[0].device), progress),
     )
     tools = Toolbox(exporter=exporter, device=str(example[0].device))
+    return _compressed(request, tools, progress)
+
+
+def _compressed(request: Request, tools: Tools, progress: Callable[[str], None]) -> Compressed:
+    """What a request comes to; its files go when it does."""
     files = Path(mkdtemp(prefix="structprune-"))
     try:
-        outcome = pipeline.compress(request, files, tools, progress)
-        done = Compressed(outcome.model, outcome.plan, outcome.report, outcome.scores, example, files)
+        made = pipeline.compress(request, files, tools, progress)
+        done = Compressed(made.model, made.plan, made.report, made.scores, request.example, files)
     except BaseException:
         shutil.rmtree(files, ignore_errors=True)
         raise
@@ -284,11 +237,11 @@ def score(
     check_network(model)
     check_callable(forward=forward)
     check_loss_given(loss)
-    example = _tuple(example_input)
+    example = example_tuple(example_input)
     model, _ = folded(model)
     known, _ = is_trained(model, False, False, trained)
     scoring = Scoring(criterion, known, accumulate, "fixed", draws, chunk, 1, seed, mini_batch, labels)
-    chosen = _samples(model, example, data, loss, forward, samples, scoring)
+    chosen = samples_from(model, example, data, loss, forward, samples, scoring)
     scope = Scope(tuple(skip), tuple(only), cut_padded, embedding)
     groups = cuttable_groups(model, example, proof_inputs(chosen, seed), scope)
     return score_channels(model, groups, chosen, scoring, telling=True)
@@ -324,32 +277,12 @@ def channel_groups(
         InputError: the network can't be traced.
     """
     check_network(model)
-    example = _tuple(example_input)
+    example = example_tuple(example_input)
     generator = torch.Generator().manual_seed(0)
     # An example is often blank, and on zeros much comes out right that isn't.
     inputs = tuple(random_like(x, TRIAL_INPUTS, generator) for x in example)
     scope = Scope(tuple(skip), tuple(only), cut_padded, embedding)
     return cuttable_groups(folded(model).model, example, inputs, scope)
-
-
-def _limits(nodes: float | None, limits: Mapping[str, str | float]) -> tuple[Limit, ...]:
-    if nodes is not None and "nodes" in limits:
-        raise UsageError("nodes is given twice: as an argument and among the limits; leave one out")
-    return read_limits({**limits, "nodes": nodes} if nodes is not None else limits)
-
-
-def _tuple(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    tensors = (example,) if isinstance(example, Tensor) else example
-    if not isinstance(tensors, Sequence) or not all(isinstance(x, Tensor) for x in tensors):
-        raise UsageError(f"example_input is {_kinds(example)}; expected a tensor, or several in a tuple")
-    # What was made in inference mode can't be differentiated through; its clone can.
-    return tuple(x.clone() if x.is_inference() else x for x in tensors)
-
-
-def _kinds(example: object) -> str:
-    kind = type(example).__name__
-    inside = [type(x).__name__ for x in example] if isinstance(example, list | tuple) else []
-    return f"a {kind} of {', '.join(inside)}" if inside else f"a {kind}"
 
 
 def _profile(
@@ -384,32 +317,6 @@ def _architecture(name: str | None, model: nn.Module) -> Architecture | None:
     if other := mismatch(build_on_meta(architecture), shapes):
         raise InputError(f"architecture={name!r} does not build this network: {other.first}")
     return architecture
-
-
-def _samples(
-    model: nn.Module,
-    example: tuple[Tensor, ...],
-    data: Any,
-    loss: Loss | str | None,
-    forward: Forward | None,
-    count: int,
-    scoring: Scoring,
-) -> Samples:
-    """Return what scores, with the loss that fits.
-
-    Raises:
-        InputError: the score takes a loss and none is known, or the data don't fit the network.
-        UsageError: there is a loss of targets and there are none.
-    """
-    if data is None:
-        if callable(loss):
-            raise UsageError("loss is a function of targets, and without data there are none; give data too")
-        found = random_samples(model, example, count, scoring.seed, loss, forward)
-    else:
-        found = samples_of(data, loss, forward, example[0].device)
-        found = fitting_data(model, found, scoring, loss, forward)
-    check_loss(found, scoring)
-    return found
 
 
 __all__ = ["Compressed", "channel_groups", "compress", "score"]

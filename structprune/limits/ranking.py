@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from structprune.channels import ChannelGroups
 from structprune.pruning.budget import Budget, Pick, Plan, reachable, removal_steps, select, whole
-from structprune.pruning.surgery import shrink, weight_entries
-from structprune.scoring.scores import ranks
+from structprune.pruning.counts import weight_entries
+from structprune.pruning.surgery import shrink
+from structprune.scoring.fusion import ranks
 
 CountFlops = Callable[[nn.Module, tuple[Tensor, ...]], int]
 

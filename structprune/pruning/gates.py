@@ -33,7 +33,6 @@ from structprune.nn.layers import (
     Recurrent,
     conv_groups,
     in_width,
-    is_depthwise,
     is_turned,
     node_layers,
     normalised_width,
@@ -43,13 +42,13 @@ from structprune.nn.layers import (
     weighted_layers,
 )
 from structprune.nn.precision import real_parameter
+from structprune.pruning.gate_function import hooked_before, multiply
 
 Gates = Mapping[str, Tensor]
 Scale = Callable[[Gates], Tensor]
 Row = tuple[str, tuple[int, ...], tuple[int, ...]]
 """A layer, some of its own channels, and for each of them the gate that it belongs to."""
 Flow = Literal["gates", "weights"]
-Hook = Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,9 @@ class GatedModel:
         stand_ins = {**self._scratch_buffers(), **(buffers or {})}
         rows = _rows_of(gates, self.shapes)
         axes = (self.axes or {}) if rows else {}
-        hooks = {name: _multiply(s(gates), axes.get(name)) for name, s in self.input_scales.items()}
-        with _before(self.model, hooks), open_norms(self.model, {n: s(gates) for n, s in self.open.items()}):
+        hooks = {name: multiply(s(gates), axes.get(name)) for name, s in self.input_scales.items()}
+        norms = {name: scale(gates) for name, scale in self.open.items()}
+        with hooked_before(self.model, hooks), open_norms(self.model, norms):
             every = {**values, **scaled, **stand_ins}
             every |= {alias: every[name] for alias, name in _aliases(self.model).items() if name in every}
             # torch restores a module that has two names wrongly where it looks for aliases by itself.
@@ -158,8 +158,9 @@ class GatedModel:
         with torch.no_grad():
             for name, value in self.effective(gates).items():
                 self.model.get_parameter(name).copy_(value)
-        hooks = {name: _multiply(s(gates)) for name, s in self.input_scales.items()}
-        with _before(self.model, hooks), open_norms(self.model, {n: s(gates) for n, s in self.open.items()}):
+        hooks = {name: multiply(s(gates)) for name, s in self.input_scales.items()}
+        norms = {name: scale(gates) for name, scale in self.open.items()}
+        with hooked_before(self.model, hooks), open_norms(self.model, norms):
             yield
 
     def _values(self, parameters: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -345,87 +346,3 @@ def _weight_view(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda scale_I: (
         scale_I.reshape(groups, 1, -1, *kernel).expand(-1, outputs, *(-1,) * (1 + len(kernel))).flatten(0, 1)
     )
-
-
-@contextmanager
-def _before(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Change the inputs of some layers while the block runs; the hooks are gone when it ends."""
-    modules = dict(model.named_modules())
-    handles = []
-    try:
-        for name, hook in hooks.items():
-            handles.append(modules[name].register_forward_pre_hook(hook, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _multiply(scale: Tensor, axis: int | None = None) -> Hook:
-    # Asked once and not in every derivative: on a GPU the answer has to be waited for.
-    is_open = bool((scale == 1).all())
-
-    def multiply(
-        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (gated(args[0]), *args[1:]), kwargs
-        name = "input" if "input" in kwargs else next(iter(kwargs))  # as a layer of a library's own calls it
-        return (), {**kwargs, name: gated(kwargs[name])}
-
-    def gated(x: Tensor) -> Tensor:
-        return _gated(x, scale, is_open) if axis is None else _in_rows(x, scale, is_open, axis)
-
-    return multiply
-
-
-def _in_rows(x: Tensor, scale_BI: Tensor, is_open: bool, axis: int) -> Tensor:
-    """Multiply the samples of each mini-batch, end to end along an axis, by its own row."""
-    rows, *inputs = scale_BI.shape
-    laid = x.reshape(*x.shape[:axis], rows, -1, *x.shape[axis + 1 :])
-    between = laid.dim() - axis - 1 - len(inputs)
-    scale = scale_BI.reshape(*(1,) * axis, rows, *(1,) * between, *inputs)
-    return _gated(laid, scale, is_open).flatten(axis, axis + 1)
-
-
-def _gated(x: Tensor, scale: Tensor, is_open: bool) -> Tensor:
-    out: Tensor = _Gated.apply(x, scale, is_open) if is_open else x * scale
-    return out
-
-
-class _Gated(torch.autograd.Function):
-    """x times an open gate, which is x itself: a product would keep every activation twice."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, is_open: bool) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None]:
-        (grad,), (x, scale) = grads, ctx.saved_tensors
-        wants_x, wants_scale, _ = ctx.needs_input_grad
-        along_x = _gated(grad, scale, True) if wants_x else None
-        along_scale = (grad * x).sum_to_size(scale.shape) if wants_scale else None
-        return along_x, along_scale, None
-
-
-def input_sizes(model: nn.Module, forward: Callable[[], object]) -> dict[str, int]:
-    """Run a forward pass and return layer -> bytes of its input, for every conv and linear layer."""
-    sizes: dict[str, int] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            sizes[name] = sizes.get(name, 0) + x.nbytes
-
-        return hook
-
-    layers = [(name, layer) for name, layer in weighted_layers(model) if not is_depthwise(layer)]
-    handles = [layer.register_forward_pre_hook(note(name), with_kwargs=True) for name, layer in layers]
-    try:
-        forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sizes

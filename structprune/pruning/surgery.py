@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -27,13 +27,9 @@ from structprune.nn.layers import (
     conv_groups,
     is_depthwise,
     is_turned,
-    node_layers,
     normalises,
     note_counted,
-    out_width,
     recurrent_reads,
-    weight_of,
-    weighted_layers,
 )
 from structprune.pruning.budget import Plan
 
@@ -334,21 +330,3 @@ def _renumbered(width: int, gone: set[int]) -> list[int]:
         numbers.append(position)
         position += channel not in gone
     return numbers
-
-
-def widths(dense: nn.Module, small: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return layer -> (outputs before, outputs after) of every layer that has nodes."""
-    after = dict(node_layers(small))
-    return {name: (out_width(layer), out_width(after[name])) for name, layer in node_layers(dense)}
-
-
-def weight_entries(model: nn.Module) -> int:
-    """Return the number of entries of conv and linear weights."""
-    return sum(weight_of(layer).numel() for _, layer in weighted_layers(model))
-
-
-def untouched(dense: nn.Module, small: nn.Module, protected: Mapping[str, str]) -> Iterator[str]:
-    """Yield the layers that kept every output and are not protected."""
-    for name, (before, after) in widths(dense, small).items():
-        if before == after and name not in protected:
-            yield name

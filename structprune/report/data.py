@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
+
+from structprune.report.training import Training
 
 SCHEMA = 1
 """Version of the report's JSON form; it grows when a key changes its meaning or goes away."""
@@ -239,98 +240,6 @@ class Int8:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One epoch of a training.
-
-    Attributes:
-        number: from 1 on, over the whole training.
-        loss: mean over the steps.
-        validation: top-1 on the validation images, in [0, 1], or None without any.
-        rate: the learning rate of the last step.
-        seconds: wall time.
-    """
-
-    number: int
-    loss: float
-    validation: float | None
-    rate: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened between two epochs.
-
-    Attributes:
-        after: epochs done by then.
-        what: ``cut``, ``rewound``, ``remembered``.
-        removed: fraction of the method's unit that was gone afterwards.
-    """
-
-    after: int
-    what: str
-    removed: float
-
-
-@dataclass(frozen=True)
-class Detection:
-    """How the moment of an early cut was found.
-
-    Attributes:
-        detector: its name.
-        words: what it watches and when it fires.
-        series: what it saw after each epoch.
-        fired_after: epochs, or None where it never fired and the cut came at the latest epoch.
-        latest: the epoch after which the cut comes anyway.
-    """
-
-    detector: str
-    words: str
-    series: tuple[float, ...]
-    fired_after: int | None
-    latest: int
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training with a method of pruning in it.
-
-    Attributes:
-        task: what was learned.
-        recipe: how.
-        epochs: how many in all.
-        test: top-1 on the test images after the last epoch, in [0, 1]; taken once.
-        test_images: how many.
-        test_how: which these are, in words.
-        best_epoch: with the best validation; the last one counts all the same.
-        best_validation: top-1 of it, or None.
-        validation_images: held out of the training images for every choice.
-        log: one entry an epoch.
-        events: cuts and what else happened.
-        detection: or None for methods without a detector.
-        seconds: wall time of training and pruning, without measuring.
-        collapsed: layers that keep no weight at all.
-        masked: whether weights are masked, which makes nothing faster.
-    """
-
-    task: str
-    recipe: str
-    epochs: int
-    test: float
-    test_images: int
-    test_how: str
-    best_epoch: int | None
-    best_validation: float | None
-    validation_images: int
-    log: tuple[Epoch, ...]
-    events: tuple[Event, ...]
-    detection: Detection | None
-    seconds: float
-    collapsed: tuple[str, ...] = ()
-    masked: bool = False
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything a run found out; ``report.json`` is this and nothing else.
 
@@ -393,73 +302,3 @@ class Report:
     control_flow: tuple[Branch, ...] = ()
     loss: str | None = None
     schema: int = SCHEMA
-
-
-def to_json(report: Report) -> str:
-    """Write a report as one JSON document, two spaces deep, keys in the order of :class:`Report`.
-
-    Raises:
-        ValueError: the report holds NaN or infinity, which JSON has no word for.
-    """
-    return json.dumps(asdict(report), indent=2, allow_nan=False) + "\n"
-
-
-def from_json(text: str) -> Report:
-    """Read what :func:`to_json` wrote.
-
-    Raises:
-        ValueError: the text is no report of this schema.
-    """
-    try:
-        raw: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not a report: {error}") from error
-    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
-        got = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-        raise ValueError(f"not a report of schema {SCHEMA}: got schema {got!r}")
-    try:
-        return _report(raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"not a report of schema {SCHEMA}: {error}") from error
-
-
-def _report(raw: dict[str, Any]) -> Report:
-    counts = {key: Count(**raw[key]) for key in ("nodes", "weights", "parameters")}
-    rebuilt = {
-        "widths": {layer: (int(before), int(after)) for layer, (before, after) in raw["widths"].items()},
-        "protected": tuple(Protected(**row) for row in raw["protected"]),
-        "proofs": tuple(Proof(**row) for row in raw["proofs"]),
-        "flops": None if raw["flops"] is None else Count(**raw["flops"]),
-        "accuracy": raw["accuracy"] and Accuracy(**raw["accuracy"]),
-        "measurements": tuple(_measurement(row) for row in raw["measurements"]),
-        "training": raw.get("training") and _training(raw["training"]),
-        "limits": tuple(Met(**row) for row in raw.get("limits", ())),
-        "int8": raw.get("int8") and int8_from(raw["int8"]),
-        "notes": tuple(raw["notes"]),
-        "control_flow": tuple(Branch(**row) for row in raw.get("control_flow", ())),
-    }
-    return Report(**{**raw, **counts, **rebuilt})
-
-
-def _training(row: dict[str, Any]) -> Training:
-    detection = row["detection"] and Detection(
-        **{**row["detection"], "series": tuple(row["detection"]["series"])}
-    )
-    rebuilt = {
-        "log": tuple(Epoch(**epoch) for epoch in row["log"]),
-        "events": tuple(Event(**event) for event in row["events"]),
-        "detection": detection,
-        "collapsed": tuple(row["collapsed"]),
-    }
-    return Training(**{**row, **rebuilt})
-
-
-def int8_from(row: dict[str, Any]) -> Int8:
-    """Read what ``asdict`` made of an :class:`Int8`."""
-    measurements = tuple(_measurement(each) for each in row["measurements"])
-    return Int8(**{**row, "measurements": measurements, "notes": tuple(row["notes"])})
-
-
-def _measurement(row: dict[str, Any]) -> Measurement:
-    sides = {side: Series(row[side]["median"], tuple(row[side]["samples"])) for side in ("dense", "pruned")}
-    return Measurement(**{**row, **sides, "ratio": row["ratio"] and Ratio(**row["ratio"])})

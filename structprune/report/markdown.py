@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from structprune.report.data import Accuracy, Report, Training
+from structprune.report.data import Accuracy, Report
 from structprune.report.tables import TABLES, Table, accuracy_stages, int8_line
+from structprune.report.training import Training
 
 
 def markdown(report: Report) -> str:

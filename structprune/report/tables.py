@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structprune.report.data import Accuracy, Count, Detection, Event, Int8, Measurement, Met, Proof, Report
+from structprune.report.data import Accuracy, Count, Int8, Measurement, Met, Proof, Report
+from structprune.report.training import Detection, Event
 
 
 @dataclass(frozen=True)

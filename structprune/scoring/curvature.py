@@ -16,7 +16,7 @@ from torch import Tensor
 
 from structprune.distributed import ALONE, Crew
 from structprune.pruning.gates import Gates
-from structprune.scoring.scores import Term
+from structprune.scoring.sampling import Term
 
 Tensors = dict[str, Tensor]
 

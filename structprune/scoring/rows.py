@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from structprune.nn.batch_norm import evaluating
 from structprune.pruning.gates import GatedModel
-from structprune.scoring.scores import Batch, Sampling, split_rows
+from structprune.scoring.sampling import Batch, Sampling, split_rows
 
 # Peak memory of |H g| is 4 to 6 times what a forward pass keeps; a pass is to stay near so many bytes.
 _BYTES_PER_PASS = 1.6e9

@@ -24,7 +24,7 @@ from structprune.scoring.losses import (
     without_targets,
 )
 from structprune.scoring.predictions import Calls, part_of, watched
-from structprune.scoring.scores import MINI_BATCH, Batch, mini_batches_of
+from structprune.scoring.sampling import MINI_BATCH, Batch, mini_batches_of
 
 Forward = Callable[[Callable[..., Any], tuple[Tensor, ...]], Any]
 

@@ -13,22 +13,16 @@ from structprune.choices import CHOICES, Accumulate, Labels
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.nn.batch_norm import buffers_kept, evaluating, take_statistics
 from structprune.nn.precision import exact_arithmetic
-from structprune.pruning.gates import GatedModel, gate_channels, gate_weights, input_sizes
+from structprune.pruning.gates import GatedModel, gate_channels, gate_weights
+from structprune.pruning.layer_inputs import input_sizes
 from structprune.scoring.constant import check_varying
 from structprune.scoring.criteria import DEFAULT, named, needed, parts
+from structprune.scoring.fusion import conserved, fuse, within_groups
 from structprune.scoring.losses import NoLoss
 from structprune.scoring.rows import fitting_rows, in_rows
 from structprune.scoring.samples import Samples
-from structprune.scoring.scores import (
-    MINI_BATCH,
-    Sampling,
-    Scores,
-    conserved,
-    fuse,
-    mini_batches_of,
-    with_drawn_labels,
-    within_groups,
-)
+from structprune.scoring.sampling import MINI_BATCH, Sampling, mini_batches_of, with_drawn_labels
+from structprune.scoring.scores import Scores
 from structprune.scoring.settling import settled
 
 DEFAULT_DRAWS = 5

@@ -13,7 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from structprune.scoring.scores import Batch, Sampling, Scores, Taken, ranks
+from structprune.scoring.fusion import ranks
+from structprune.scoring.sampling import Batch, Sampling
+from structprune.scoring.scores import Scores, Taken
 
 LEAST, MOST, STEP = 256, 2048, 128
 """Samples: what is taken at once, the most that are taken, and how many more at a time."""

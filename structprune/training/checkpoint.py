@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from structprune.errors import InputError, UsageError
 from structprune.pruning.budget import Budget, Plan
 from structprune.pruning.masks import Masks, masks_of
-from structprune.report.data import Epoch, Event, Proof
+from structprune.report.data import Proof
+from structprune.report.training import Epoch, Event
 from structprune.training import sealed_file
 from structprune.training.document import ROWS, check_fields, check_proofs
 from structprune.training.identity import difference

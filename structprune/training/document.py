@@ -13,7 +13,8 @@ from torch import Tensor
 
 from structprune.errors import InputError, ProofFailedError, UsageError
 from structprune.pruning.budget import Budget
-from structprune.report.data import Epoch, Event, Proof
+from structprune.report.data import Proof
+from structprune.report.training import Epoch, Event
 from structprune.training import schedules
 
 Document = dict[str, Any]

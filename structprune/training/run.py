@@ -18,7 +18,8 @@ from structprune.nn.layers import BatchNorm
 from structprune.proofs.verdict import require
 from structprune.pruning.budget import Plan
 from structprune.pruning.masks import folded, masked
-from structprune.report.data import Detection, Epoch, Event, Proof
+from structprune.report.data import Proof
+from structprune.report.training import Detection, Epoch, Event
 from structprune.training import checkpoint as files
 from structprune.training import schedules
 from structprune.training.checkpoint import State

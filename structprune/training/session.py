@@ -16,8 +16,8 @@ from structprune.data import Batches
 from structprune.distributed import ALONE, Crew
 from structprune.errors import UsageError, argument
 from structprune.scoring.samples import Samples
+from structprune.scoring.sampling import MINI_BATCH
 from structprune.scoring.score import Scoring
-from structprune.scoring.scores import MINI_BATCH
 from structprune.training import schedules
 from structprune.training.detectors import DETECTORS
 from structprune.training.detectors.detector import Detector

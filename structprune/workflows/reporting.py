@@ -15,10 +15,12 @@ from structprune.channels import ChannelGroups
 from structprune.environment import hardware, software
 from structprune.limits.parse import nodes_of
 from structprune.pruning.budget import Plan
+from structprune.pruning.counts import weight_entries, widths
 from structprune.pruning.masks import collapsed
-from structprune.pruning.surgery import weight_entries, widths
-from structprune.report.data import Accuracy, Count, Measurement, Proof, Report, Training, to_json
+from structprune.report.data import Accuracy, Count, Measurement, Proof, Report
 from structprune.report.protocols import Meter, Tools
+from structprune.report.serialise import to_json
+from structprune.report.training import Training
 from structprune.scoring.criteria import needed
 from structprune.scoring.criteria.ntk_sap import draw_count
 from structprune.scoring.samples import Samples

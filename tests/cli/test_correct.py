@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from structprune.cli.runs import network as inputs
 from structprune.data import read_images, to_batches
-from structprune.report.data import from_json
+from structprune.report.serialise import from_json
 from structprune.training import Recipe, finetune
 from tests.cli.command import Command
 from tests.cli.networks import QUICK, save_images

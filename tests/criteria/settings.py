@@ -13,7 +13,8 @@ from structprune.channels import channel_groups
 from structprune.choices import Accumulate, BatchNormMode
 from structprune.nn.layers import batch_norms, weight_of, weighted_layers
 from structprune.pruning.gates import GatedModel, gate_channels, gate_weights
-from structprune.scoring.scores import Batch, Sampling, Scores
+from structprune.scoring.sampling import Batch, Sampling
+from structprune.scoring.scores import Scores
 from tests.networks import CLASSES, NETWORKS, example
 from tests.oracles.forward import FORWARDS, GATES
 from tests.oracles.scores import Setting

@@ -13,7 +13,7 @@ from structprune.channels import channel_groups
 from structprune.choices import BatchNormMode
 from structprune.pruning.gates import gate_channels, gate_weights
 from structprune.scoring.criteria import ntk_sap
-from structprune.scoring.scores import Batch, Sampling
+from structprune.scoring.sampling import Batch, Sampling
 from tests.criteria.settings import KINDS, NAMES, Kind, by_hand, end_to_end, gated, network, sampling
 from tests.criteria.test_oracles import assert_same
 from tests.oracles import scores as oracle

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from structprune.pruning.gates import gate_weights
 from structprune.scoring.criteria import synflow
-from structprune.scoring.scores import Batch, Scores
+from structprune.scoring.sampling import Batch
+from structprune.scoring.scores import Scores
 from tests.criteria.settings import (
     KINDS,
     NAMES,

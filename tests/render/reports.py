@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from structprune.report.data import (
-    Accuracy,
-    Count,
-    Detection,
-    Epoch,
-    Event,
-    Measurement,
-    Met,
-    Proof,
-    Protected,
-    Ratio,
-    Report,
-    Series,
-    Training,
-)
+from structprune.report.data import Accuracy, Count, Measurement, Met, Proof, Protected, Ratio, Report, Series
+from structprune.report.training import Detection, Epoch, Event, Training
 
 
 def timed(runtime: str, batch: int, dense: float, pruned: float) -> Measurement:

@@ -11,8 +11,8 @@ import torch
 
 from structprune.channels import channel_groups
 from structprune.distributed import Crew, crew_of_torchrun
+from structprune.scoring.sampling import mini_batches_of
 from structprune.scoring.score import Scoring, score, score_weights
-from structprune.scoring.scores import mini_batches_of
 from structprune.training import train
 from tests.trainer.sessions import session
 

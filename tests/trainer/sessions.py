@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from structprune.data import Batches, ImageSet, to_batches
 from structprune.scoring.samples import Samples
-from structprune.scoring.scores import Batch, mini_batches_of
+from structprune.scoring.sampling import Batch, mini_batches_of
 from structprune.training import Recipe, Session
 from structprune.training.methods import METHODS
 

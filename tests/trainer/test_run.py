@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from structprune.channels import channel_groups
 from structprune.distributed import Crew
 from structprune.errors import InputError, TargetUnreachableError, UsageError
+from structprune.pruning.counts import weight_entries
 from structprune.pruning.masks import kept_count
-from structprune.pruning.surgery import weight_entries
 from structprune.training import Session, Trained, evaluate, schedules, train
 from structprune.training import checkpoint as files
 from structprune.training.detectors import LazyRegime

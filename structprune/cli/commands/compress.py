@@ -11,6 +11,7 @@ import typer
 from structprune.cli import console as shell
 from structprune.cli import options as o
 from structprune.cli.checks import check
+from structprune.cli.limit_options import LimitOptions, WidthOptions
 from structprune.cli.panels import flat, takes_options
 from structprune.errors import UsageError
 
@@ -19,12 +20,12 @@ from structprune.errors import UsageError
 class CompressOptions:
     """All that ``compress`` is told."""
 
-    much: o.LimitOptions
+    much: LimitOptions
     network: o.NetworkOptions
     data: o.DataOptions
     scoring: o.ScoreOptions
     scope: o.ScopeOptions
-    widths: o.WidthOptions
+    widths: WidthOptions
     correction: o.CorrectionOptions
     finetuning: o.FinetuneOptions
     onnx: o.OnnxOptions

@@ -12,6 +12,7 @@ from structprune.choices import listed
 from structprune.cli import console as shell
 from structprune.cli import options as o
 from structprune.cli.checks import check
+from structprune.cli.limit_options import WidthOptions
 from structprune.cli.panels import flat, takes_options
 
 
@@ -29,7 +30,7 @@ class ParetoOptions:
     data: o.DataOptions
     scoring: o.ScoreOptions
     scope: o.ScopeOptions
-    widths: o.WidthOptions
+    widths: WidthOptions
     correction: o.CorrectionOptions
     form: o.ExporterOptions
     measure_batch: Annotated[

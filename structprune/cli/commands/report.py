@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Show the report of a result folder again; one with a proof that failed ends in exit code 4."""
     from structprune.files import read_text
-    from structprune.report.data import from_json, to_json
+    from structprune.report.serialise import from_json, to_json
 
     path = folder / "report.json" if folder.is_dir() else folder
     try:

@@ -30,7 +30,7 @@ from structprune.files import UNREADABLE, read_arrays
 from structprune.models import Source, read
 from structprune.reconstruction import FITTED, HELD_OUT
 from structprune.scoring.samples import DEFAULT_SAMPLES, Samples, fitted, random_samples
-from structprune.scoring.scores import MINI_BATCH, Batch, mini_batches_of
+from structprune.scoring.sampling import MINI_BATCH, Batch, mini_batches_of
 from structprune.training import evaluate, finetune
 from structprune.workflows.request import Judge
 

@@ -9,7 +9,7 @@ from exporters.profiling.cache import cache_file, keep, own_profile
 from exporters.profiling.fitting import tried
 from exporters.profiling.probe import probe
 from structprune.cli.commands.profile import ProfileOptions
-from structprune.cli.options import WidthOptions
+from structprune.cli.limit_options import WidthOptions
 from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.runs.gather import Say
 from structprune.errors import UsageError

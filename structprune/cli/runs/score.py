@@ -16,8 +16,8 @@ from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.runs.gather import Gathered, Say, Scored, check_early, gather, scope_of
 from structprune.proofs.trial_cut import cuttable_groups
 from structprune.report import Table
+from structprune.scoring.fusion import ranks
 from structprune.scoring.score import about_loss, loss_of, score
-from structprune.scoring.scores import ranks
 from structprune.workflows.outputs import check_finite, proof_inputs
 
 BARS = "▁▂▃▄▅▆▇█"

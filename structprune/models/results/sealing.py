@@ -13,7 +13,7 @@ from structprune.errors import InputError
 from structprune.models.results.drafts import draft
 from structprune.models.results.plan_file import PLAN, FileEntry, PlanFile, read_plan, to_json
 from structprune.models.results.rebuild import WEIGHTS, check_header, checksum
-from structprune.report import data as report
+from structprune.report.serialise import from_json
 
 OUR_FILES = frozenset(
     {
@@ -101,7 +101,7 @@ def _old(folder: Path, plan: PlanFile) -> str | None:
     try:
         check_header(plan, folder / WEIGHTS)
         weights = load_file(folder / WEIGHTS)
-        report.from_json((folder / REPORT).read_text(encoding="utf-8"))
+        from_json((folder / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"no {REPORT} that structprune wrote ({error})"
     altered = [name for name, told in plan.tensors.items() if checksum(weights[name]) != told.crc32]

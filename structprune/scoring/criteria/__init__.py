@@ -24,7 +24,8 @@ from structprune.scoring.criteria.ntk_sap import ntk_sap, ntk_sap_kept, ntk_sap_
 from structprune.scoring.criteria.random import random
 from structprune.scoring.criteria.snip import snip
 from structprune.scoring.criteria.synflow import synflow
-from structprune.scoring.scores import Sampling, Scores
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores
 
 Criterion = Callable[[GatedModel, Sampling], Scores]
 

@@ -13,7 +13,8 @@ from structprune.nn.precision import real_parameter
 from structprune.pruning.gates import GatedModel
 from structprune.scoring.criteria.aggregation import mean_over_layers
 from structprune.scoring.criteria.needs import needs
-from structprune.scoring.scores import Sampling, Scores, finished
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores, finished
 
 _UNKNOWN = -math.inf
 

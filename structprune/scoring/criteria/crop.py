@@ -16,7 +16,8 @@ from structprune.pruning.gates import GatedModel
 from structprune.scoring.criteria.gradient_flow import flow_changes
 from structprune.scoring.criteria.needs import needs
 from structprune.scoring.curvature import hessian_gradient
-from structprune.scoring.scores import Sampling, Scores, accumulate, summed_up
+from structprune.scoring.sampling import Sampling, accumulate
+from structprune.scoring.scores import Scores, summed_up
 
 
 @needs(adds_up=True)

@@ -11,7 +11,8 @@ from structprune.nn.precision import real_parameter
 from structprune.pruning.gates import GatedModel
 from structprune.scoring.criteria.aggregation import mean_over_layers
 from structprune.scoring.criteria.needs import needs
-from structprune.scoring.scores import Sampling, Scores, finished, per_channel
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores, finished, per_channel
 
 
 @needs(targets=False, inputs="none")

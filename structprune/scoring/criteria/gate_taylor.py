@@ -7,7 +7,8 @@ from dataclasses import replace
 from structprune.pruning.gates import GatedModel
 from structprune.scoring.criteria.needs import needs
 from structprune.scoring.criteria.snip import snip
-from structprune.scoring.scores import Sampling, Scores
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores
 
 
 @needs(adds_up=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from structprune.pruning.gates import Flow, GatedModel
 from structprune.scoring.curvature import Tensors, hessian_gradient, times
-from structprune.scoring.scores import Sampling
+from structprune.scoring.sampling import Sampling
 
 
 def flow_changes(gated: GatedModel, sampling: Sampling) -> Iterator[Tensors]:

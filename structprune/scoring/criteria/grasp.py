@@ -8,7 +8,8 @@ from structprune.nn.batch_norm import evaluating
 from structprune.nn.precision import exact_arithmetic
 from structprune.pruning.gates import GatedModel
 from structprune.scoring.criteria.gradient_flow import flow_changes
-from structprune.scoring.scores import Sampling, Scores, finished
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores, finished
 
 TEMPERATURE = 200.0
 

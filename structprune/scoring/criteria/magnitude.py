@@ -8,7 +8,8 @@ from dataclasses import replace
 from structprune.pruning.gates import Flow, GatedModel
 from structprune.scoring.criteria.filter_norm import filter_norm
 from structprune.scoring.criteria.needs import needs
-from structprune.scoring.scores import Sampling, Scores, finished
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores, finished
 
 
 @needs(targets=False, inputs="none")

@@ -17,7 +17,8 @@ from structprune.nn.reinit import normal, own_weights, redrawn
 from structprune.pruning.gates import GatedModel, Gates
 from structprune.scoring.criteria.needs import needs
 from structprune.scoring.curvature import summed, times
-from structprune.scoring.scores import MINI_BATCH, Batch, Sampling, Scores, finished, mini_batches_of
+from structprune.scoring.sampling import MINI_BATCH, Batch, Sampling, mini_batches_of
+from structprune.scoring.scores import Scores, finished
 
 Parameters = dict[str, Tensor]
 

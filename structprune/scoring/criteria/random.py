@@ -6,7 +6,8 @@ import torch
 
 from structprune.pruning.gates import GatedModel
 from structprune.scoring.criteria.needs import needs
-from structprune.scoring.scores import Sampling, Scores, finished
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores, finished
 
 
 @needs(targets=False, inputs="none")

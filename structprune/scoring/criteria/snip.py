@@ -7,7 +7,8 @@ from structprune.nn.precision import exact_arithmetic
 from structprune.pruning.gates import GatedModel
 from structprune.scoring.criteria.needs import needs
 from structprune.scoring.curvature import gradient, times
-from structprune.scoring.scores import Sampling, Scores, accumulate, summed_up
+from structprune.scoring.sampling import Sampling, accumulate
+from structprune.scoring.scores import Scores, summed_up
 
 
 @needs(adds_up=True)

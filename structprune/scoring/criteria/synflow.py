@@ -13,7 +13,8 @@ from structprune.nn.precision import exact_arithmetic
 from structprune.pruning.gates import GatedModel, Gates
 from structprune.scoring.criteria.needs import needs
 from structprune.scoring.curvature import gradient, times
-from structprune.scoring.scores import Sampling, Scores, finished
+from structprune.scoring.sampling import Sampling
+from structprune.scoring.scores import Scores, finished
 
 
 @needs(targets=False, inputs="shape")

@@ -28,6 +28,9 @@ _ARGUMENT = re.compile(f"{_OPEN}(.*?)(?:{_BETWEEN}(.*?))?{_CLOSE}", re.DOTALL)
 OTHER_NAMES: Mapping[str, str] = {"input_size": "example_input", "device": "the device of example_input"}
 """Arguments of Python that are called otherwise than the option."""
 
+IN_LIMITS = ("weights", "params", "flops", "disk", "memory", "latency", "speedup")
+"""Options that are entries of ``limits`` in Python."""
+
 
 def argument(name: str, value: object = None) -> str:
     """Name of an argument, with its value where that is given, for a message of :class:`StructpruneError`.
@@ -39,7 +42,10 @@ def argument(name: str, value: object = None) -> str:
         >>> error.in_shell()
         '--align 0: expected 1 or more, and no --cut-padded'
     """
-    return f"{_OPEN}{name}{_CLOSE}" if value is None else f"{_OPEN}{name}{_BETWEEN}{value}{_CLOSE}"
+    if value is None:
+        return f"{_OPEN}{name}{_CLOSE}"
+    shown = str(value).translate(dict.fromkeys(map(ord, (_OPEN, _BETWEEN, _CLOSE))))
+    return f"{_OPEN}{name}{_BETWEEN}{shown}{_CLOSE}"
 
 
 class StructpruneError(Exception):
@@ -47,12 +53,13 @@ class StructpruneError(Exception):
 
     exit_code = 1
 
-    def __str__(self) -> str:
-        return _spelled(super().__str__(), _in_python)
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_spelled(message, _in_python))
+        self.message = message
 
     def in_shell(self) -> str:
         """Message in which arguments are options of the command line."""
-        return _spelled(super().__str__(), _in_shell)
+        return _spelled(self.message, _in_shell)
 
 
 def _spelled(message: str, spell: Callable[[str, str | None], str]) -> str:
@@ -61,7 +68,9 @@ def _spelled(message: str, spell: Callable[[str, str | None], str]) -> str:
 
 def _in_python(name: str, value: str | None) -> str:
     if name in OTHER_NAMES:
-        return OTHER_NAMES[name]
+        return OTHER_NAMES[name] + (f" {value}" if value else "")
+    if name in IN_LIMITS:
+        return f"limits={{'{name}': {'...' if value is None else repr(value)}}}"
     return f"{name}={value or ''}"
 
 

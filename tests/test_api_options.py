@@ -166,7 +166,7 @@ def test_an_accuracy_in_per_cent_is_refused() -> None:
     ("options", "words"),
     [
         ({"skip": ["nothing*"]}, r"^skip=nothing\* matches no layer"),
-        ({"limits": {"params": 2}}, r"^params=2: expected"),
+        ({"limits": {"params": 2}}, r"^limits=\{'params': '2'\}: expected"),
     ],
 )
 def test_errors_speak_of_arguments_and_not_of_options(options: dict[str, Any], words: str) -> None:

@@ -46,6 +46,23 @@ def test_python_offers_what_compress_cuts() -> None:
     assert set(compressed.plan.keep) == {"plain"}
 
 
+class Scaled(nn.Module):
+    """Takes a number beside its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        out: Tensor = self.head(self.hidden(x).relu()) * scale
+        return out
+
+
+def test_an_input_without_dimensions_stays_what_it_is() -> None:
+    offered = structprune.channel_groups(Scaled(), (torch.zeros(1, 5), torch.tensor(2.0)))
+    assert [group.name for group in offered] == ["hidden"]
+
+
 def test_training_cuts_the_same() -> None:
     asked = session("crop-s")
     groups = cutter(asked).groups

@@ -87,6 +87,8 @@ def test_modules_of_the_current_folder_are_there_only_for_the_asking(
     ("name", "argument", "words"),
     [
         ("fail", "first\nlast", "last"),
+        ("fail", "done", "done"),
+        ("fail", "\udcff", ""),
         ("leave", 0, "exit code 0"),
         ("leave", 3, "exit code 3"),
         ("exit_", 0, "0"),
@@ -101,6 +103,34 @@ def test_what_goes_wrong_is_told_and_the_next_call_goes_well(
     assert words in message
     assert "\n" not in message
     assert call("pid", callee / "ids") is None
+
+
+def test_a_server_that_has_waited_long_enough_is_replaced(callee: Path) -> None:
+    assert call("pid", callee / "ids") is None
+    server = int((callee / "ids").read_text().split()[1])
+    os.kill(server, signal.SIGTERM)
+    assert call("pid", callee / "ids") is None
+    assert int((callee / "ids").read_text().split()[1]) != server
+
+
+def test_a_current_folder_that_is_gone(callee: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (callee / "gone").mkdir()
+    monkeypatch.chdir(callee / "gone")
+    (callee / "gone").rmdir()
+    assert call("pid", callee / "ids") is None
+
+
+def test_a_package_that_its_caller_has_from_the_current_folder(tmp_path: Path) -> None:
+    code = (
+        "from structprune.proofs.fresh_process import call_fresh\n"
+        "print(call_fresh('builtins:abs', [], 1, True))"
+    )
+    root = Path(__file__).resolve().parents[1]
+    told = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=told, capture_output=True, text=True, check=False
+    )
+    assert "argument" in done.stdout, done.stderr
 
 
 def test_a_fork_of_the_caller_has_a_server_of_its_own(callee: Path) -> None:

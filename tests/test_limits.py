@@ -69,7 +69,8 @@ def test_what_makes_no_sense_is_said_with_what_does(name: str, written: str) -> 
     with pytest.raises(UsageError) as refused:
         read_limit(name, written)
     assert refused.value.in_shell() == f"--{name} {written}: expected {QUANTITIES[name].expected}"
-    assert str(refused.value) == f"{name}={written}: expected {QUANTITIES[name].expected}"
+    spelled = f"nodes={written}" if name == "nodes" else f"limits={{'{name}': '{written}'}}"
+    assert str(refused.value) == f"{spelled}: expected {QUANTITIES[name].expected}"
 
 
 def test_an_unknown_quantity() -> None:
@@ -81,7 +82,7 @@ def test_nothing_asked_for_names_every_option() -> None:
     with pytest.raises(UsageError) as refused:
         read_limits(dict.fromkeys(QUANTITIES))
     assert all(f"--{name}" in refused.value.in_shell() for name in QUANTITIES)
-    assert all(f"{name}=" in str(refused.value) for name in QUANTITIES)
+    assert all(name in str(refused.value) for name in QUANTITIES)
 
 
 def test_what_may_be_left() -> None:

@@ -222,7 +222,7 @@ def test_averages_are_taken_where_there_are_some(case: str, tmp_path: Path) -> N
     assert same(network.model, E)
     (note,) = [note for note in network.notes if "EMA" in note]
     assert place in note
-    assert "--no-ema" in note
+    assert "no-ema" in note
 
 
 @pytest.mark.parametrize("case", AVERAGED)

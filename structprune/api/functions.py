@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from structprune.api.arguments import check_callable, check_loss_given, check_network
@@ -34,8 +33,8 @@ from structprune.scoring.losses import Loss
 from structprune.scoring.samples import (
     DEFAULT_SAMPLES,
     Forward,
+    inputs_like,
     inputs_of,
-    random_like,
 )
 from structprune.scoring.score import DEFAULT_DRAWS, Scoring, about_loss
 from structprune.scoring.score import score as score_channels
@@ -278,9 +277,7 @@ def channel_groups(
     """
     check_network(model)
     example = example_tuple(example_input)
-    generator = torch.Generator().manual_seed(0)
-    # An example is often blank, and on zeros much comes out right that isn't.
-    inputs = tuple(random_like(x, TRIAL_INPUTS, generator) for x in example)
+    inputs = inputs_like(example, TRIAL_INPUTS)
     scope = Scope(tuple(skip), tuple(only), cut_padded, embedding)
     return cuttable_groups(folded(model).model, example, inputs, scope)
 

@@ -98,6 +98,8 @@ def _end(error: BaseException, options: Mapping[str, object]) -> NoReturn:
     if not isinstance(error, Exception):
         error = ended_from_within(error).with_traceback(error.__traceback__)
     if options.get("debug"):
+        if isinstance(error, StructpruneError):
+            error.args = (error.in_shell(),)
         raise error
     fail(*_told(error, options))
 

@@ -33,9 +33,7 @@ InputSize = Annotated[
 ]
 TestData = Annotated[
     str | None,
-    typer.Option(
-        help="Images that accuracy is reported on. Default: the data's own test part, else 20 % of --data."
-    ),
+    typer.Option(help="Images for accuracy alone. Default: the data's own test part, or 20 % of --data."),
 ]
 Mean = Annotated[
     tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Of images in [0, 1].")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +61,8 @@ def choose(
         correction: how the network is reconstructed after the cut, and so after every step; it may choose
             other channels than the scores do, as many of every group.
         pick: chooses by the scores; None: ``select``.
-        along: the cut along scores that keeps all limits, where these and not the budget say how deep it
-            goes: asked for in the first step, whose cut the steps lead to, and again in the last.
+        along: scores -> the least cut along them that keeps all limits, where these and not the budget say
+            how deep it goes. Asked in every step: all but the last go a part of the way there.
 
     Raises:
         TargetUnreachableError: nothing can be cut, or not so much.
@@ -70,22 +71,42 @@ def choose(
     pick, steps = pick or select, scoring.steps
     select(_flat_scores(groups), groups, budget)  # an unreachable target is refused before any work
     plan: Plan | None = None
+    ranked: Scores | None = None
     for step in range(1, steps + 1):
         progress(f"scoring, step {step} of {steps}" if steps > 1 else "scoring")
         current = model if plan is None else _cut_so_far(model, groups, plan, correction)
         scores = _next_scores(current, groups, plan, samples, scoring)
-        deepest = along(scores) if along and step in (1, steps) else None
-        budget = deepest.budget if deepest else budget
-        if deepest is None or step < steps:
-            target = list(_targets(budget.remove, steps))[step - 1]
-            deepest = pick(scores.values, groups, replace(budget, remove=target))
-        plan, notes = _refined(model, groups, deepest, correction)
+        if along is not None:
+            ranked = _all_ranked(scores, ranked)
+            cut = along(ranked)
+            budget = cut.budget
+        if along is None or step < steps:
+            target = next(islice(_targets(budget.remove, steps), step - 1, None))
+            cut = pick((ranked or scores).values, groups, replace(budget, remove=target))
+        plan, notes = _refined(model, groups, cut, correction)
+        if not budget.remove:
+            break
     assert plan is not None
     return Choice(replace(plan, budget=budget), scores, notes)
 
 
 def _targets(remove: float, steps: int) -> Iterator[float]:
     return one_shot(remove) if steps == 1 else exponential(remove, steps)
+
+
+def _all_ranked(scores: Scores, earlier: Scores | None) -> Scores:
+    """Scores in which channels that are gone stand below all others, in the order that they had.
+
+    So a later step, whose scores need less to go, can take some of them back.
+    """
+    if earlier is None:
+        return scores
+    gone = {name: values == -torch.inf for name, values in scores.values.items()}
+    least = min(float(values[~gone[name]].min()) for name, values in scores.values.items())
+    most = max((float(x) for name, mask in gone.items() for x in earlier.values[name][mask]), default=least)
+    below = {name: values.double() - max(0.0, most - least) - 1.0 for name, values in earlier.values.items()}
+    values = {name: torch.where(gone[name], below[name], x.double()) for name, x in scores.values.items()}
+    return replace(scores, values=values)
 
 
 def _cut_so_far(

@@ -56,13 +56,16 @@ def within_limits(
     check_groups(groups)
     check_counted(_ranking(problem, groups, _flat(groups), tools), problem.limits)
     nodes_alone = [limit.name for limit in problem.limits] == ["nodes"]
-    reached: list[tuple[Met, ...]] = []
+    exported = any(limit.measured or limit.name == "disk" for limit in problem.limits)
+    found: list[tuple[Plan, tuple[Met, ...]]] = []
 
     def along(scores: Scores) -> Plan:
+        if exported and 0 < len(found) < problem.scoring.steps - 1:
+            found.append(found[-1])  # what has to be exported is looked for in the first step and the last
+            return found[-1][0]
         ranking = _ranking(problem, groups, scores, tools, pick or select)
-        plan, met_by_it = _least_cut(problem, ranking, tools, clock)
-        reached.append(met_by_it)
-        return plan
+        found.append(_least_cut(problem, ranking, tools, clock))
+        return found[-1][0]
 
     with clock.step("score"):
         choice = choose(
@@ -79,7 +82,7 @@ def within_limits(
     if not nodes_alone and not choice.plan.reached:
         note = "the dense network keeps every limit already, and nothing was cut"
         choice = replace(choice, notes=(note, *choice.notes))
-    return choice, reached[-1] if reached else ()
+    return choice, found[-1][1] if found else ()
 
 
 def _least_cut(

@@ -10,19 +10,22 @@ import atexit
 import importlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 FORKS = sys.platform == "linux"
 """Elsewhere the numerical libraries don't survive a fork."""
 
-_DONE = "done"
+IDLE_SECONDS = 60.0
+"""How long the process waits for another call: it holds the memory of an imported torch."""
 
 
 def call_fresh(function: str, arguments: Sequence[str], threads: int, from_here: bool) -> str | None:
@@ -44,12 +47,27 @@ def call_fresh(function: str, arguments: Sequence[str], threads: int, from_here:
         "arguments": list(arguments),
         "threads": threads,
         "path": ["", *path] if from_here else path,
-        "folder": str(Path.cwd()),
+        "folder": _folder(),
         "environment": dict(os.environ),
     }
     with _LOCK:
-        outcome = _server().reply(call)
-    return None if outcome == _DONE else outcome
+        server = _server()
+        error = server.reply(call)
+        if error is _GONE and server.calls > 1:  # it had waited long enough, just now
+            server = _server()
+            error = server.reply(call)
+        return f"its process ended{server.last_words}" if error is _GONE else error
+
+
+_GONE = "gone"
+"""Stands for the reply of a process that ended without any; compared by identity."""
+
+
+def _folder() -> str | None:
+    """The current folder, or None where it is gone."""
+    with suppress(FileNotFoundError):
+        return str(Path.cwd())
+    return None
 
 
 class _Server:
@@ -57,12 +75,16 @@ class _Server:
 
     def __init__(self) -> None:
         self.parent = os.getpid()
-        path = os.pathsep.join(filter(None, sys.path))
+        self.calls = 0
+        self.last_words = ""
+        # This very package first, also where its caller has it from the current folder.
+        path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C is the parent's to hear of
         )
@@ -71,30 +93,44 @@ class _Server:
         # A fork of the parent has these pipes too, and must not read the parent's replies.
         return self.parent == os.getpid() and self.process.poll() is None
 
-    def reply(self, call: Mapping[str, Any]) -> str:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+    def reply(self, call: Mapping[str, Any]) -> str | None:
+        """The message of what went wrong, None, or ``_GONE``."""
+        self.calls += 1
         try:
-            self.process.stdin.write(json.dumps(call).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            line = self._line_for(json.dumps(call).encode() + b"\n")
         except BaseException:  # its reply would be taken for that of the next call
             self.end()
             raise
         if not FORKS or not line:
             self.end()
-        return str(json.loads(line)) if line else "its process ended"
+        error: str | None = json.loads(line)["error"] if line else _GONE
+        return error
+
+    def _line_for(self, call: bytes) -> bytes:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(call)
+            self.process.stdin.flush()
+            return self.process.stdout.readline()
+        return b""
 
     def end(self) -> None:
         """End the process and what it is at; in a fork of the parent it is not ours to end."""
-        if self.parent != os.getpid():
+        if self.parent != os.getpid() or self.errors.closed:
             return
-        with suppress(ProcessLookupError, PermissionError):
-            if FORKS:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.kill()
+        atexit.unregister(self.end)
+        if self.process.poll() is None:  # else its number may be somebody else's by now
+            with suppress(ProcessLookupError, PermissionError):
+                if FORKS:
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.kill()
         with suppress(OSError):
             self.process.communicate()
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        self.last_words = f": {lines[-1]}" if lines else ""
+        self.errors.close()
 
 
 _LOCK = threading.Lock()
@@ -104,25 +140,34 @@ _kept: _Server | None = None
 def _server() -> _Server:
     global _kept
     if _kept is None or not _kept.serves():
+        if _kept is not None:
+            _kept.end()
         _kept = _Server()
         atexit.register(_kept.end)
     return _kept
 
 
 def _serve() -> None:
-    """Answer a call a line until the parent closes the pipe or is gone."""
+    """Answer a call a line until the parent closes the pipe or is gone, or has not called for a while."""
     calls, replies = _pipes()
-    for line in calls:
+    while line := _next_line(calls):
         call = json.loads(line)
         module = call["function"].partition(":")[0]
         if module.startswith(f"{__package__}."):  # imported here, so that every fork has it already
             importlib.import_module(module)
-        print(json.dumps(_in_fork(call) if FORKS else _run(call)), file=replies, flush=True)
+        error = _in_fork(call) if FORKS else _run(call)
+        print(json.dumps({"error": error}), file=replies, flush=True)
         if not FORKS:
             return
 
 
-def _pipes() -> tuple[Any, Any]:
+def _next_line(calls: IO[str]) -> str:
+    if FORKS and not select.select([calls], [], [], IDLE_SECONDS)[0]:
+        return ""
+    return calls.readline()
+
+
+def _pipes() -> tuple[IO[str], IO[str]]:
     """The pipes to the parent, out of the way of anybody's code that reads stdin or prints."""
     calls, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -131,30 +176,32 @@ def _pipes() -> tuple[Any, Any]:
     return calls, replies
 
 
-def _in_fork(call: Mapping[str, Any]) -> str:
+def _in_fork(call: Mapping[str, Any]) -> str | None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            os.write(writing, _run(call).encode())
+            os.write(writing, json.dumps(_run(call)).encode())
         finally:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
-        said = file.read().decode()
+        said = file.read()
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return said or (
-        f"its process ended (signal {-code})" if code < 0 else f"its process ended (exit code {code})"
-    )
+    if not said:
+        return f"its process ended ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+    error: str | None = json.loads(said)
+    return error
 
 
-def _run(call: Mapping[str, Any]) -> str:
+def _run(call: Mapping[str, Any]) -> str | None:
     """Do what is called for as a process of its own would: same folder, modules and environment."""
     import torch
 
-    os.chdir(call["folder"])
+    if call["folder"] is not None:
+        os.chdir(call["folder"])
     os.environ.clear()
     os.environ.update(call["environment"])
     sys.path[:] = call["path"]
@@ -164,7 +211,7 @@ def _run(call: Mapping[str, Any]) -> str:
         getattr(importlib.import_module(module), name)(*call["arguments"])
     except BaseException as error:  # SystemExit too, of anybody's code
         return _message(error)
-    return _DONE
+    return None
 
 
 def _message(error: BaseException) -> str:

@@ -25,7 +25,10 @@ class Clock:
             self.say(words)
         start, around = time.perf_counter(), self.inside
         self.inside = 0.0
-        yield
-        whole = time.perf_counter() - start
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + whole - self.inside, 3)
-        self.inside = around + whole
+        before = self.seconds.setdefault(name, 0.0)  # in the order in which steps begin
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - start
+            self.seconds[name] = round(before + whole - self.inside, 3)
+            self.inside = around + whole

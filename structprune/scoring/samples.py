@@ -166,6 +166,12 @@ def random_like(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return flat[torch.randint(0, len(flat), shape, generator=generator)].to(x.device)
 
 
+def inputs_like(example: tuple[Tensor, ...], count: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Random inputs in the form of an example: on a blank one much comes out right that isn't."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(random_like(x, count, generator) if x.dim() else x for x in example)
+
+
 def _mini_batches(inputs: tuple[Tensor, ...], target: Tensor, size: int = MINI_BATCH) -> tuple[Batch, ...]:
     return tuple(Batch(inputs, target).mini_batches(size))
 

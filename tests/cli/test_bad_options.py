@@ -39,7 +39,6 @@ MISUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     (*COMPRESS, "--speedup", "1"): ("--speedup 1", "above 1"),
     (*COMPRESS, "--speedup", "inf"): ("--speedup inf", "above 1"),
     (*HALF, "--speedup", "fast"): ("--speedup fast", "4x"),
-    (*COMPRESS, "--params", "0.5", "--steps", "3"): ("--steps", "--nodes"),
     (*HALF, "--score", "taylor"): ("'taylor'", "crop", "magnitude", "ntk_sap", "random", "snip"),
     (*HALF, "--score", "snip+taylor"): ("'taylor'", "ntk_sap"),
     (*HALF, "--device", "tpu"): ("'tpu'", "cpu", "cuda"),
@@ -101,7 +100,7 @@ def test_a_misused_option(arguments: tuple[str, ...], cli: Command, here: Path) 
 def test_a_device_that_is_not_there(device: str, verb: str, cli: Command, here: Path) -> None:
     before = contents(here)
     name, *options = verb.split()
-    cli(name, "structprune:mlp", *options, "--device", device).refused(6, f"'{device}'", "--device cpu")
+    cli(name, "structprune:mlp", *options, "--device", device).refused(6, f"'{device}'", "use cpu")
     assert contents(here) == before
 
 

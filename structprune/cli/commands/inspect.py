@@ -36,11 +36,13 @@ def inspect(network: o.Spec, options: InspectOptions) -> None:
     from structprune.cli.runs.inspect import estimates
     from structprune.proofs.trial_cut import cuttable_groups
     from structprune.pruning.budget import Budget, reachable
+    from structprune.scoring.samples import inputs_like
 
     with shell.speaking(options.shown.quiet) as say:
         found = read(network, options.network, options.place, say)
         say("finding coupled channels")
-        groups = cuttable_groups(found.model, found.example, found.example, scope_of(options.scope))
+        inputs = inputs_like(found.example, len(found.example[0]), options.place.seed)
+        groups = cuttable_groups(found.model, found.example, inputs, scope_of(options.scope))
         budget = Budget(0.0, "nodes", options.floor, options.align)
         most = reachable(groups, budget)
         say("estimating what is left")

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 # What changes names or takes them away; each call is a moment before which, and after which, a kill may come.
 KILLED = """
 import os, pathlib, sys
-from structprune.checkpoint import staged_folder, swapping
-from structprune.trainer import sealed_file
+from structprune.models.results import staged_folder, swapping
+from structprune.training import sealed_file
 from tests.results import small_plan
 
 here = pathlib.Path(sys.argv[1])

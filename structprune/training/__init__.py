@@ -1,7 +1,7 @@
 """Training, with or without a method of pruning in it, resumable. Read epoch first, then session and run."""
 
 from structprune.training.evaluation import evaluate
-from structprune.training.finetune import Progress, finetune
+from structprune.training.finetuning import Progress, finetune
 from structprune.training.optimiser import Recipe
 from structprune.training.recipes import RECIPES
 from structprune.training.run import Trained, train

@@ -12,7 +12,7 @@ METADATA = "Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n"
 ENTRY_POINTS = "[structprune.criteria]\n{}\n"
 MODULE = """
 import torch
-from structprune.scores import Scores
+from structprune.scoring.scores import Scores
 
 
 def backwards(gated, sampling):

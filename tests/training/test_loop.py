@@ -12,7 +12,7 @@ from structprune.data import Batches, ImageSet, read_images, to_batches
 from structprune.data.images import Indices
 from structprune.errors import DeviceUnavailableError, InputError, UsageError
 from structprune.training import Recipe, evaluate, finetune
-from structprune.training import finetune as loop
+from structprune.training import finetuning as loop
 from structprune.training.optimiser import one_cycle
 from tests.networks import TinyConvBN
 

@@ -1,4 +1,4 @@
-"""Schedules: when a network is trained and cut, as generators of steps. No torch in here.
+"""Schedules: when a network is trained and cut, as generators of steps. Nothing here computes.
 
 A schedule is one function in a file of its own: it yields steps and is sent the detector's answers. How one
 cut is divided into several is a matter of fractions.

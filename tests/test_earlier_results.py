@@ -1,4 +1,4 @@
-"""Results that an earlier version wrote (51492a1): they load, compute what they did, and are known as ours."""
+"""A result that an earlier version wrote (51492a1): it loads, computes what it did, and is known as ours."""
 
 from __future__ import annotations
 

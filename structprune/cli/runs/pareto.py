@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from exporters.toolbox import Toolbox
-from structprune.cli.commands.pareto import ParetoOptions
+from structprune.cli.commands.pareto import ParetoCommand
 from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.runs import network as inputs
 from structprune.cli.runs.gather import Gathered, Say, Scored, check_early, gather, scope_of
@@ -20,7 +20,7 @@ from structprune.workflows.pareto import sweep
 from structprune.workflows.request import Request
 
 
-def run(network: str, options: ParetoOptions, say: Say) -> Front:
+def run(network: str, options: ParetoCommand, say: Say) -> Front:
     """Sweep as the options ask, and write the result where it is wanted."""
     scored = Scored(
         options.network,
@@ -42,7 +42,7 @@ def run(network: str, options: ParetoOptions, say: Say) -> Front:
     return front
 
 
-def _request(options: ParetoOptions, found: Gathered, say: Say) -> Request:
+def _request(options: ParetoCommand, found: Gathered, say: Say) -> Request:
     profile = profile_of(options.widths, options.place.device, options.threads, say)
     network, images = found.network, found.images
     about_data = images.notes if images else ("scored on random inputs: no --data given",)

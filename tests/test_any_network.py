@@ -19,7 +19,6 @@ from structprune.pruning.surgery import shrink
 # Network, input size where its own is large, and the fraction of nodes that can go at least.
 NETWORKS: dict[str, tuple[tuple[int, int, int] | None, float]] = {
     "shufflenet_v2_x1_0": ((3, 64, 64), 0.63),
-    "googlenet": ((3, 64, 64), 0.97),
     "squeezenet1_1": ((3, 64, 64), 0.9),
     "mobilenet_v3_large": ((3, 64, 64), 0.9),
     "deeplabv3_mobilenet_v3_large": ((3, 64, 64), 0.9),
@@ -27,7 +26,6 @@ NETWORKS: dict[str, tuple[tuple[int, int, int] | None, float]] = {
     "swin_t": ((3, 64, 64), 0.4),
     "timm:ghostnet_100": ((3, 64, 64), 0.4),
     "timm:vit_tiny_patch16_224": (None, 0.6),
-    "timm:res2net50_26w_4s": ((3, 64, 64), 0.3),
     "timm:edgenext_xx_small": ((3, 64, 64), 0.5),
     "benchmarks.networks:unet": (None, 0.9),
     "benchmarks.networks:bert": (None, 0.6),

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from structprune.channels import channel_groups
 from structprune.cli.runs.network import read_network
 from structprune.proofs.closed_gates import closed_gates
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.budget import Budget, reachable, select
 from structprune.pruning.surgery import shrink
 
@@ -48,7 +48,7 @@ def test_it_is_cut_as_its_closed_gates_say_and_trains(name: str) -> None:
     network = read_network(name, input_size=size)
     model, (x,) = network.model, network.example
     inputs = (torch.cat([x, x.flip(-1)])[:6],)
-    groups = trusted(model, channel_groups(model, (x,)), (x,))
+    groups = verified_groups(model, channel_groups(model, (x,)), (x,))
     assert {row.layer for row in groups.protected}.isdisjoint(c.layer for g in groups for c in g.producers)
     most = reachable(groups, Budget(0.0))
     assert most >= least

@@ -14,13 +14,13 @@ from structprune.cli.runs.profile import profile_of
 from structprune.cli.runs.reconstruct import correction_of
 from structprune.errors import OutputError
 from structprune.report import front_svg
-from structprune.report.sweep import Front, to_json
+from structprune.report.sweep import ParetoSweep, to_json
 from structprune.scoring.score import about_loss
 from structprune.workflows.pareto import sweep
 from structprune.workflows.request import Request
 
 
-def run(network: str, options: ParetoCommand, say: Say) -> Front:
+def run(network: str, options: ParetoCommand, say: Say) -> ParetoSweep:
     """Sweep as the options ask, and write the result where it is wanted."""
     scored = Scored(
         options.network,
@@ -79,7 +79,7 @@ def _check_folder(folder: Path, force: bool) -> None:
         check_file(path, force)
 
 
-def _write(front: Front, folder: Path) -> None:
+def _write(front: ParetoSweep, folder: Path) -> None:
     if not folder.exists():
         folder.mkdir()
     texts = (to_json(front), front_svg(front))

@@ -15,7 +15,7 @@ from structprune.cli.runs.gather import Say, stem
 from structprune.cli.runs.tools import toolbox
 from structprune.data import ImageSet, hold_out
 from structprune.data.datasets import read_task
-from structprune.distributed import Crew, crew_of_torchrun
+from structprune.distributed import ProcessGroup, process_group_of_torchrun
 from structprune.environment import device_named
 from structprune.errors import InputError, UnknownNameError, UsageError
 from structprune.models.architecture import FACTORY, factory_takes
@@ -26,7 +26,7 @@ from structprune.report.data import Report
 from structprune.training import RECIPES, Recipe, Session
 from structprune.training.methods import METHODS, Method
 from structprune.workflows import train as lessons
-from structprune.workflows.request import Lesson
+from structprune.workflows.request import TrainRequest
 
 DEFAULT_REMOVE = 0.9
 
@@ -40,7 +40,7 @@ class _Course:
     recipe: Recipe
     remove: float
     folder: Path
-    crew: Crew
+    crew: ProcessGroup
     device: str
 
     @property
@@ -57,7 +57,7 @@ def run(options: TrainCommand, say: Say) -> tuple[Report, Path] | None:
     recipe = _recipe(options)
     remove = removal(options, method)
     folder = options.output or Path(_folder_name(options, method, remove))
-    with crew_of_torchrun(options.place.device) as (crew, device):
+    with process_group_of_torchrun(options.place.device) as (crew, device):
         device_named(device)
         course = _Course(options, method, recipe, remove, folder, crew, device)
         if crew.rank:
@@ -150,7 +150,7 @@ def _check_checkpoint(checkpoint: Path, options: TrainCommand) -> None:
         )
 
 
-def _lesson(course: _Course, say: Say) -> Lesson:
+def _lesson(course: _Course, say: Say) -> TrainRequest:
     options = course.options
     fetch = options.download and not course.crew.rank
     task = read_task(options.task, options.root, fetch, options.test_data, options.place.seed)
@@ -177,7 +177,7 @@ def _lesson(course: _Course, say: Say) -> Lesson:
         batch_size=course.recipe.batch_size,
         seed=options.place.seed,
     )
-    return Lesson(
+    return TrainRequest(
         session=_session(course, network, images, held),
         task=learn.name,
         recipe=options.recipe,

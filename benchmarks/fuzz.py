@@ -31,7 +31,7 @@ from structprune.channels import ChannelGroups, channel_groups
 from structprune.errors import InputError, ProofFailedError, StructpruneError
 from structprune.proofs.closed_gates import closed_gates
 from structprune.proofs.signature import signature
-from structprune.proofs.trial_cut import TRIAL_INPUTS, trusted
+from structprune.proofs.trial_cut import TRIAL_INPUTS, verified_groups
 from structprune.proofs.verdict import require
 from structprune.pruning.budget import Budget, Plan, reachable, select
 from structprune.pruning.surgery import shrink
@@ -77,7 +77,7 @@ def cut(model: nn.Module, shape: tuple[int, ...], number: int, proving: bool = T
     inputs = (torch.randn(INPUTS, *shape, generator=generator),)
     groups = channel_groups(model, inputs[0][:2])
     if proving:
-        groups = trusted(model, groups, (inputs[0][:TRIAL_INPUTS],))
+        groups = verified_groups(model, groups, (inputs[0][:TRIAL_INPUTS],))
     if not len(groups):
         raise InputError("nothing can be cut")
     budget = Budget(SHARES[number % len(SHARES)] * reachable(groups, Budget(0.0)))

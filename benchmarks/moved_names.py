@@ -24,6 +24,9 @@ MOVED: Mapping[str, str] = {
 }
 """Module of this checkout that benchmarks import -> where it was before."""
 
+RENAMED: Mapping[str, Mapping[str, str]] = {"structprune.proofs.trial_cut": {"verified_groups": "trusted"}}
+"""Module of this checkout -> name in it -> what it was called before."""
+
 
 def alias() -> None:
     """Let the new names stand for the old modules, where the first structprune on the path has those."""
@@ -33,3 +36,5 @@ def alias() -> None:
         module, parent = import_module(old), name.rpartition(".")[0]
         sys.modules.setdefault(parent, types.ModuleType(parent))
         sys.modules[name] = module
+        for new, before in RENAMED.get(name, {}).items():
+            setattr(module, new, getattr(module, before))

@@ -21,7 +21,7 @@ from benchmarks.elsewhere import HERE, call
 from benchmarks.rows import Row, collect, print_table
 from structprune.channels import channel_groups
 from structprune.proofs.closed_gates import closed_gates
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.budget import Budget, reachable, select
 from structprune.pruning.surgery import shrink
 
@@ -58,7 +58,7 @@ def seconds(name: str, side: int) -> dict[str, float]:
     start = time.perf_counter()
     groups = channel_groups(model, inputs[:1])
     traced = time.perf_counter()
-    groups = trusted(model, groups, (inputs[:3],))
+    groups = verified_groups(model, groups, (inputs[:3],))
     tried = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
     scores = {group.name: torch.rand(group.size, generator=generator) for group in groups}

@@ -13,7 +13,7 @@ from benchmarks.elsewhere import call
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.cli.runs.network import read_network
 from structprune.errors import StructpruneError
-from structprune.proofs.trial_cut import TRIAL_INPUTS, trusted
+from structprune.proofs.trial_cut import TRIAL_INPUTS, verified_groups
 from structprune.pruning.budget import Budget, reachable
 from structprune.scoring.samples import random_like
 
@@ -37,7 +37,7 @@ def reach(name: str) -> dict[str, Any]:
     try:
         offered = channel_groups(model, example)
         traced = time.perf_counter()
-        groups = trusted(model, offered, few)
+        groups = verified_groups(model, offered, few)
     except StructpruneError as error:
         return {"refused": str(error), "seconds": round(time.perf_counter() - start, 1)}
     return {

@@ -41,7 +41,14 @@ from structprune.hardware.profile import this_machine
 from structprune.limits.iterative import choose
 from structprune.pruning.budget import Budget, Pick, Plan
 from structprune.pruning.surgery import shrink
-from structprune.reconstruction import FITTED, HELD_OUT, Correction, correction_on, mend, rechoose
+from structprune.reconstruction import (
+    FITTED,
+    HELD_OUT,
+    Reconstruction,
+    rechoose,
+    reconstruct,
+    reconstruction_on,
+)
 from structprune.scoring.samples import Samples
 from structprune.scoring.sampling import Batch, mini_batches_of
 from structprune.scoring.score import Scoring
@@ -132,10 +139,10 @@ def samples_of(case: Case, seed: int, count: int) -> Samples:
     )
 
 
-def correction_of(case: Case, method: str, seed: int) -> Correction:
+def correction_of(case: Case, method: str, seed: int) -> Reconstruction:
     """Return how to mend: on images drawn anew for every seed."""
     order = np.random.default_rng(seed).permutation(len(case.train.images))[: FITTED + HELD_OUT]
-    return correction_on(method, (case.take(order),), seed, rechooses=True)
+    return reconstruction_on(method, (case.take(order),), seed, rechooses=True)
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ def _cut(
     seed: int,
     steps: int,
     images: int,
-    correction: Correction | None = None,
+    correction: Reconstruction | None = None,
     pick: Pick | None = None,
 ) -> Cut:
     case, start = case_of(network), time.perf_counter()
@@ -247,7 +254,7 @@ def run(network: str, removed: float, seed: int, name: str) -> Row:
     small, note = copy.deepcopy(cut.small), None
     if remedy.method is not None:
         correction = correction_of(case, remedy.method, seed)
-        mended = mend(case.model, small, case.groups, cut.plan, correction)
+        mended = reconstruct(case.model, small, case.groups, cut.plan, correction)
         small, note = mended.model, mended.note
     mending = time.perf_counter() - start
     if remedy.epochs:

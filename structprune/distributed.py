@@ -20,7 +20,7 @@ PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """The processes of a ``torchrun``, seen from one of them; alone by default.
 
     Attributes:
@@ -75,11 +75,11 @@ class Crew:
         return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
-ALONE = Crew()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def crew_of_torchrun(device: str) -> Iterator[tuple[Crew, str]]:
+def process_group_of_torchrun(device: str) -> Iterator[tuple[ProcessGroup, str]]:
     """Join the processes that ``torchrun`` started, and part from them at the end.
 
     Args:
@@ -93,7 +93,7 @@ def crew_of_torchrun(device: str) -> Iterator[tuple[Crew, str]]:
     """
     size = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
     if size == "1":
-        yield ALONE, device
+        yield SINGLE_PROCESS, device
         return
     if ":" in device:
         raise UsageError(
@@ -104,6 +104,6 @@ def crew_of_torchrun(device: str) -> Iterator[tuple[Crew, str]]:
         torch.cuda.set_device(device_named(device))
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
-        yield Crew(distributed.get_rank(), distributed.get_world_size()), device
+        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size()), device
     finally:
         distributed.destroy_process_group()

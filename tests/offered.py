@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.nn.batch_norm import evaluating
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.budget import Budget, Plan, reachable, select
 from structprune.pruning.gates import gate_channels
 from structprune.pruning.surgery import regrouped, shrink
@@ -17,7 +17,7 @@ from structprune.pruning.surgery import regrouped, shrink
 
 def offered(model: nn.Module, x: Tensor) -> tuple[ChannelGroups, dict[str, int]]:
     """Groups that a trial cut bears out, and how many outputs of each layer are in them."""
-    groups = trusted(model, channel_groups(model, x), (x,))
+    groups = verified_groups(model, channel_groups(model, x), (x,))
     nodes: dict[str, int] = {}
     for coupling in (c for g in groups for c in g.producers):
         nodes[coupling.layer] = nodes.get(coupling.layer, 0) + len(coupling.channels)

@@ -12,14 +12,13 @@ from torch.utils._pytree import tree_leaves
 from structprune.channels import channel_groups
 from structprune.cli.runs.network import read_network
 from structprune.proofs.closed_gates import closed_gates
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.budget import Budget, reachable, select
 from structprune.pruning.surgery import shrink
 
 # Network, input size where its own is large, and the fraction of nodes that can go at least.
 NETWORKS: dict[str, tuple[tuple[int, int, int] | None, float]] = {
     "shufflenet_v2_x1_0": ((3, 64, 64), 0.63),
-    "googlenet": ((3, 64, 64), 0.97),
     "squeezenet1_1": ((3, 64, 64), 0.9),
     "mobilenet_v3_large": ((3, 64, 64), 0.9),
     "deeplabv3_mobilenet_v3_large": ((3, 64, 64), 0.9),
@@ -27,7 +26,6 @@ NETWORKS: dict[str, tuple[tuple[int, int, int] | None, float]] = {
     "swin_t": ((3, 64, 64), 0.4),
     "timm:ghostnet_100": ((3, 64, 64), 0.4),
     "timm:vit_tiny_patch16_224": (None, 0.6),
-    "timm:res2net50_26w_4s": ((3, 64, 64), 0.3),
     "timm:edgenext_xx_small": ((3, 64, 64), 0.5),
     "benchmarks.networks:unet": (None, 0.9),
     "benchmarks.networks:bert": (None, 0.6),
@@ -50,7 +48,7 @@ def test_it_is_cut_as_its_closed_gates_say_and_trains(name: str) -> None:
     network = read_network(name, input_size=size)
     model, (x,) = network.model, network.example
     inputs = (torch.cat([x, x.flip(-1)])[:6],)
-    groups = trusted(model, channel_groups(model, (x,)), (x,))
+    groups = verified_groups(model, channel_groups(model, (x,)), (x,))
     assert {row.layer for row in groups.protected}.isdisjoint(c.layer for g in groups for c in g.producers)
     most = reachable(groups, Budget(0.0))
     assert most >= least

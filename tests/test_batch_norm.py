@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from structprune.choices import BatchNormMode
-from structprune.nn.batch_norm import evaluating, fresh_statistics, take_statistics, were_trained
+from structprune.nn.batch_norm import collect_statistics, evaluating, initial_statistics, were_trained
 from tests.networks import TinyConvBN, TinyMLP, TinyResidualConcat, example
 from tests.oracles.state import changed, snapshot
 
@@ -62,7 +62,7 @@ def forward_of(model: nn.Module) -> Any:
 def test_statistics_are_the_mean_over_batches() -> None:
     model = TinyConvBN().double()
     batches = torch.split(example(TinyConvBN, 12, torch.float64), [5, 4, 3])
-    taken = take_statistics(model, forward_of(model), batches)
+    taken = collect_statistics(model, forward_of(model), batches)
     maps = [model.conv1(x) for x in batches]
     mean = sum(m.mean((0, 2, 3)) for m in maps) / 3
     variance = sum(m.transpose(0, 1).flatten(1).var(1, unbiased=True) for m in maps) / 3
@@ -74,7 +74,7 @@ def test_statistics_are_the_mean_over_batches() -> None:
 def test_deeper_statistics_are_taken_behind_norms_of_the_batch() -> None:
     model = TinyConvBN().double()
     x = example(TinyConvBN, 6, torch.float64)
-    taken = take_statistics(model, forward_of(model), [x])
+    taken = collect_statistics(model, forward_of(model), [x])
     first = model.conv1(x)
     whitened = (first - first.mean((0, 2, 3), keepdim=True)) / torch.sqrt(
         first.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5
@@ -89,7 +89,7 @@ def test_statistics_do_not_depend_on_those_that_the_network_has() -> None:
     other.bn1.running_mean = torch.full((4,), 7.0)
     other.bn1.momentum = 0.9
     batches = torch.split(example(TinyConvBN, 8), 4)
-    first, second = (take_statistics(m, forward_of(m), batches) for m in (model, other))
+    first, second = (collect_statistics(m, forward_of(m), batches) for m in (model, other))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -97,7 +97,7 @@ def test_statistics_do_not_depend_on_those_that_the_network_has() -> None:
 def test_taking_statistics_leaves_no_trace() -> None:
     model = mixed_modes()
     before = snapshot(model)
-    taken = take_statistics(model, forward_of(model), torch.split(example(TinyResidualConcat, 8), 4))
+    taken = collect_statistics(model, forward_of(model), torch.split(example(TinyResidualConcat, 8), 4))
     assert changed(before, snapshot(model)) == []
     assert not any(value.requires_grad for value in taken.values())
 
@@ -106,14 +106,14 @@ def test_taking_statistics_leaves_no_trace_where_the_pass_raises() -> None:
     model = mixed_modes()
     before = snapshot(model)
     with pytest.raises(RuntimeError):
-        take_statistics(model, forward_of(model), [torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 8, 8)])
+        collect_statistics(model, forward_of(model), [torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 8, 8)])
     assert changed(before, snapshot(model)) == []
 
 
 def test_the_network_can_run_on_what_was_taken() -> None:
     model = TinyConvBN().double().eval()
     x = example(TinyConvBN, 6, torch.float64)
-    taken = take_statistics(model, forward_of(model), [x])
+    taken = collect_statistics(model, forward_of(model), [x])
     with_statistics = copy.deepcopy(model)
     with_statistics.load_state_dict({**model.state_dict(), **taken})
     torch.testing.assert_close(forward_of(model)(taken, x), with_statistics(x))
@@ -122,7 +122,7 @@ def test_the_network_can_run_on_what_was_taken() -> None:
 def test_fresh_statistics_are_those_of_a_new_layer() -> None:
     model = TinyConvBN()
     model.bn1.running_mean = torch.ones(4)
-    fresh = fresh_statistics(model)
+    fresh = initial_statistics(model)
     new = dict(TinyConvBN().named_buffers())
     assert fresh.keys() == new.keys()
     assert all(torch.equal(fresh[name], new[name]) for name in new)
@@ -131,8 +131,10 @@ def test_fresh_statistics_are_those_of_a_new_layer() -> None:
 def test_a_norm_without_a_counter_is_served() -> None:
     model = TinyConvBN()
     model.bn1.num_batches_tracked = None
-    taken = take_statistics(model, forward_of(model), torch.split(example(TinyConvBN, 8), 4))
-    counted = take_statistics(both := TinyConvBN(), forward_of(both), torch.split(example(TinyConvBN, 8), 4))
+    taken = collect_statistics(model, forward_of(model), torch.split(example(TinyConvBN, 8), 4))
+    counted = collect_statistics(
+        both := TinyConvBN(), forward_of(both), torch.split(example(TinyConvBN, 8), 4)
+    )
     assert taken["bn1.running_mean"].shape == counted["bn1.running_mean"].shape
     assert model.bn1.num_batches_tracked is None
     means = [model.conv1(x).mean((0, 2, 3)).detach() for x in torch.split(example(TinyConvBN, 8), 4)]
@@ -141,7 +143,7 @@ def test_a_norm_without_a_counter_is_served() -> None:
 
 def test_a_norm_that_keeps_no_statistics_has_none_to_take() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
-    assert take_statistics(model, forward_of(model), [torch.randn(2, 3, 4, 4)]) == {}
+    assert collect_statistics(model, forward_of(model), [torch.randn(2, 3, 4, 4)]) == {}
     assert were_trained(model) is None
 
 

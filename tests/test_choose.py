@@ -21,7 +21,7 @@ from structprune.pruning.budget import Budget, Plan, reachable, select
 from structprune.pruning.counts import widths
 from structprune.pruning.gates import GatedModel
 from structprune.pruning.surgery import regrouped, shrink
-from structprune.reconstruction import Correction, Mended, correction_on
+from structprune.reconstruction import Reconstructed, Reconstruction, reconstruction_on
 from structprune.scoring import score as choosing
 from structprune.scoring.criteria import CRITERIA
 from structprune.scoring.samples import Samples, random_samples, samples_of
@@ -588,23 +588,23 @@ def test_a_correction_chooses_channels_and_reconstructs_before_every_next_step(
     """Here always the first channels of a group stay, and the next step sees what was made of them."""
     scored, widths_before = list[Plan](), list[list[int]]()
 
-    def first_ones(dense: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction) -> Plan:
+    def first_ones(dense: nn.Module, groups: ChannelGroups, plan: Plan, correction: Reconstruction) -> Plan:
         scored.append(plan)
         keep = {name: torch.arange(len(k)) < k.sum() for name, k in plan.keep.items()}
         return replace(plan, keep=keep)
 
     def noted(
-        dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction
-    ) -> Mended:
+        dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, correction: Reconstruction
+    ) -> Reconstructed:
         widths_before.append([int(keep.sum()) for keep in plan.keep.values()])
         assert all(keep[: int(keep.sum())].all() for keep in plan.keep.values())
         assert [m.out_features for m in small.modules() if isinstance(m, nn.Linear)][:-1] == widths_before[-1]
-        return Mended(small)
+        return Reconstructed(small)
 
     monkeypatch.setattr(iterative, "rechoose", first_ones)
-    monkeypatch.setattr(iterative, "mend", noted)
+    monkeypatch.setattr(iterative, "reconstruct", noted)
     inputs = torch.cat([batch.inputs[0] for batch in mlp.samples.batches] * 8)
-    correction = correction_on("least-squares", (inputs,), rechooses=True)
+    correction = reconstruction_on("least-squares", (inputs,), rechooses=True)
     scoring = Scoring("snip", steps=3)
     choice = choose(mlp.model, mlp.groups, mlp.samples, scoring, Budget(0.6), correction=correction)
     plan = choice.plan

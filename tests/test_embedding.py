@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import structprune
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.proofs.trial import SHALLOW, Trial, plan_of
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial import SHALLOW, TrialCut, plan_of
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.budget import Budget, removal_steps
 from structprune.pruning.gates import gate_channels, renormalised
 from structprune.pruning.surgery import shrink
@@ -94,7 +94,7 @@ def test_it_is_offered_only_where_it_is_asked_for(x: Tensor) -> None:
 def test_a_cut_is_the_dense_network_with_norms_over_open_channels(x: Tensor, affine: bool) -> None:
     model = Transformer(affine=affine).double().eval()
     groups = channel_groups(model, x, embedding=True)
-    plan = plan_of(groups, Trial(groups.groups, SHALLOW))
+    plan = plan_of(groups, TrialCut(groups.groups, SHALLOW))
     small = shrink(model, groups, plan)
     gates = {name: keep.double() for name, keep in plan.keep.items()}
     gated = gate_channels(model, groups)
@@ -150,7 +150,7 @@ def test_a_norm_without_eps_holds_the_width(x: Tensor) -> None:
 def test_the_trial_bears_it_out(x: Tensor) -> None:
     model = Transformer()
     groups = channel_groups(model, x.float(), embedding=True)
-    assert trusted(model, groups, (x.float(),)) == groups
+    assert verified_groups(model, groups, (x.float(),)) == groups
 
 
 @pytest.mark.parametrize("side", [WIDTH, WIDTH + 1])
@@ -160,7 +160,7 @@ def test_images_as_wide_as_they_have_channels(side: int) -> None:
     model = nn.Sequential(nn.Conv2d(3, WIDTH, 1), Images(WIDTH), nn.Conv2d(WIDTH, 6, 3), nn.Conv2d(6, 4, 3))
     groups = channel_groups(model, x, embedding=True)
     assert [group.name for group in groups] == ["0", "2"]
-    assert trusted(model, groups, (x,)) == groups
+    assert verified_groups(model, groups, (x,)) == groups
 
 
 class Affine(nn.LayerNorm):
@@ -182,7 +182,7 @@ def test_norms_of_the_users_own(kind: type[nn.LayerNorm], embedding: bool) -> No
     x = torch.randn(4, 5)
     model = nn.Sequential(nn.Linear(5, 8), kind(8), nn.ReLU(), nn.Linear(8, 6), nn.Linear(6, 3))
     groups = channel_groups(model, x, embedding=embedding)
-    assert [group.name for group in trusted(model, groups, (x,))] == ["0", "3"]
+    assert [group.name for group in verified_groups(model, groups, (x,))] == ["0", "3"]
 
 
 class Named(Transformer):
@@ -247,7 +247,7 @@ def test_a_fault_behind_a_head_of_zeros_is_found(x: Tensor) -> None:
     groups = channel_groups(model, x.float(), embedding=True)
     assert whole(groups)
     before = copy.deepcopy(model.state_dict())
-    assert not whole(trusted(model, groups, (x.float(),)))
+    assert not whole(verified_groups(model, groups, (x.float(),)))
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 

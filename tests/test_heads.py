@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from structprune.channels import ChannelGroups, channel_groups
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from tests.cuts import Cut
 
 WIDTH, HEADS = 24, 6
@@ -134,7 +134,7 @@ def test_heads_leave_whole(name: str) -> None:
     cut = Cut(model, inputs)
     assert offered(cut.groups) == cut.groups.nodes
     assert heads in {group.size for group in cut.groups}
-    assert trusted(model, cut.groups, inputs) == cut.groups
+    assert verified_groups(model, cut.groups, inputs) == cut.groups
     assert cut.proof().passed
 
 
@@ -185,7 +185,7 @@ def test_masks_are_no_reason(padding: bool, causal: bool, weights: bool) -> None
     model = Masked(padding, causal, weights)
     cut = Cut(model, (ids,))
     assert offered(cut.groups) == cut.groups.nodes == 4 * WIDTH
-    assert trusted(model, cut.groups, (ids,)) == cut.groups
+    assert verified_groups(model, cut.groups, (ids,)) == cut.groups
     assert cut.proof().passed
 
 
@@ -260,7 +260,7 @@ def test_an_encoder_of_torch_loses_heads_under_a_padding_mask() -> None:
     ids = torch.randint(1, 9, (4, 7))
     ids[1, 4:] = 0
     model = Encoder().eval()
-    groups = trusted(model, channel_groups(model, ids), (ids,))
+    groups = verified_groups(model, channel_groups(model, ids), (ids,))
     assert {group.name: group.size for group in groups} == {
         "stack.layers.0.self_attn": HEADS,
         "stack.layers.0.linear1": 32,

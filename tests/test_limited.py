@@ -21,7 +21,7 @@ from exporters.toolbox import Toolbox
 from structprune.channels import ChannelGroups, channel_groups
 from structprune.errors import TargetUnreachableError, UsageError
 from structprune.limits.iterative import Choice, choose
-from structprune.limits.measuring import Bench
+from structprune.limits.measuring import MeasurementCache
 from structprune.limits.parse import nodes_of, read_limits
 from structprune.limits.ranking import Ranking
 from structprune.limits.within import within_limits
@@ -29,7 +29,7 @@ from structprune.pruning.budget import Budget, Plan, reachable, select
 from structprune.pruning.counts import weight_entries
 from structprune.pruning.surgery import shrink
 from structprune.report.clock import Clock
-from structprune.report.data import Measurement, MeasurementName, Met, Ratio, Series
+from structprune.report.data import LimitResult, Measurement, MeasurementName, Ratio, Series
 from structprune.report.protocols import Tools
 from structprune.report.serialise import from_json
 from structprune.scoring.samples import random_samples
@@ -89,7 +89,7 @@ def run_of(request: Request, folder: Path, tools: Tools | None) -> tuple[Run, Ch
     return run, channel_groups(request.model, request.example), told
 
 
-def within(run: Run, groups: ChannelGroups) -> tuple[Choice, tuple[Met, ...]]:
+def within(run: Run, groups: ChannelGroups) -> tuple[Choice, tuple[LimitResult, ...]]:
     assert isinstance(run.subject, Request)
     return within_limits(run.subject, groups, run.tools, run.clock)
 
@@ -265,7 +265,7 @@ class Stopwatch(PlayedTools):
 
 def met_by(
     limits: dict[str, Any], tools: Stopwatch, folder: Path, **options: Any
-) -> tuple[dict[str, Met], Plan, list[str]]:
+) -> tuple[dict[str, LimitResult], Plan, list[str]]:
     model = options.pop("model", None) or wide()
     folder.mkdir(exist_ok=True)
     run, groups, told = run_of(request_for(model, (30,), limits, **options), folder, tools)
@@ -299,7 +299,7 @@ def test_to_be_sure_files_are_opened_several_times_and_the_median_counts(
     run, groups, _ = run_of(request, tmp_path, tools)
     scores = {group.name: torch.zeros(group.size) for group in groups}
     ranking = Ranking(model, groups, scores, request.budget(), request.example)
-    bench = Bench(ranking, tools, run.say, tmp_path)
+    bench = MeasurementCache(ranking, tools, run.say, tmp_path)
     taken = bench.measure("batch_time", 8, sure)
     assert len(tools.compared) == (3 if sure else 1)
     assert taken.ratio is not None

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from structprune.channels import channel_groups
 from structprune.nn.layer_norm import open_norms
 from structprune.nn.precision import doubles_kept
-from structprune.proofs.trial import DEEP, Trial, plan_of
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial import DEEP, TrialCut, plan_of
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.gates import gate_channels, renormalised
 from structprune.pruning.surgery import shrink
 
@@ -87,8 +87,8 @@ def test_a_cut_is_the_dense_network_with_norms_over_open_channels(name: str, x: 
     assert {group.name: group.size for group in groups} == {"embed": WIDTH, "up": 20}
     assert groups.nodes == 2 * WIDTH + 20
     assert next(group.least for group in groups) == 2
-    assert trusted(model, groups, (x,)) == groups
-    plan = plan_of(groups, Trial(groups.groups, DEEP))
+    assert verified_groups(model, groups, (x,)) == groups
+    plan = plan_of(groups, TrialCut(groups.groups, DEEP))
     small = shrink(model, groups, plan)
     gates = {name: keep.double() for name, keep in plan.keep.items()}
     gated = gate_channels(model, groups)

@@ -16,7 +16,7 @@ from structprune.models.widths import set_widths, widths_of
 from structprune.nn.attention import FewerHeads, fit_heads
 from structprune.nn.batch_norm import evaluating
 from structprune.nn.layers import node_layers, out_width, recurrent_reads
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.budget import Budget, Plan
 from structprune.pruning.counts import widths
 from structprune.pruning.gates import gate_channels
@@ -116,7 +116,7 @@ def built(name: str) -> tuple[nn.Module, Tensor, ChannelGroups]:
     model = NETWORKS[name]().double()
     x = torch.randn(4, 5, 3, dtype=torch.float64)
     groups = channel_groups(model, x)
-    return model, x, trusted(model, groups, (x,))
+    return model, x, verified_groups(model, groups, (x,))
 
 
 def half(groups: ChannelGroups) -> Plan:
@@ -315,7 +315,7 @@ class Attending(nn.Module):
 @pytest.mark.parametrize("only", ["read", "attention", "attention.out_proj"])
 def test_inputs_heads_and_outputs_of_an_attention_leave_alone(only: str) -> None:
     model, x = Attending().double(), torch.randn(4, 5, 3, dtype=torch.float64)
-    groups = trusted(model, channel_groups(model, x), (x,))
+    groups = verified_groups(model, channel_groups(model, x), (x,))
     assert {g.name for g in groups} == {"read", "attention", "attention.out_proj"}
     keep = {g.name: torch.ones(g.size, dtype=torch.bool) for g in groups}
     keep[only][: len(keep[only]) // 2] = False
@@ -332,7 +332,7 @@ def test_inputs_may_be_given_by_name() -> None:
             return out
 
     model, x = Named(nn.LSTM, batch_first=True).double(), torch.randn(4, 5, 3, dtype=torch.float64)
-    groups = trusted(model, channel_groups(model, x), (x,))
+    groups = verified_groups(model, channel_groups(model, x), (x,))
     assert {g.name for g in groups} == {"embed", "rnn"}
     plan = half(groups)
     assert gap(model, shrink(model, groups, plan), groups, plan, x) < 1e-9

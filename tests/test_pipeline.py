@@ -17,8 +17,8 @@ from structprune.errors import InputError, ProofFailedError, TargetUnreachableEr
 from structprune.limits.parse import fraction_of_nodes
 from structprune.models.results import save_weights_and_plan
 from structprune.pruning.surgery import shrink
-from structprune.reconstruction import correction_on
-from structprune.reconstruction import reconstruct as mending
+from structprune.reconstruction import methods as mending
+from structprune.reconstruction import reconstruction_on
 from structprune.report.data import Accuracy
 from structprune.report.serialise import from_json
 from structprune.scoring.samples import random_samples
@@ -445,7 +445,7 @@ def test_the_cut_is_proven_then_mended_and_what_is_mended_goes_out(tmp_path: Pat
         model,
         x,
         scoring=Scoring("ntk_sap+crop", trained=True, draws=2, steps=2),
-        correction=correction_on("least-squares", (x,), rechooses=True),
+        correction=reconstruction_on("least-squares", (x,), rechooses=True),
         judge=Judge(judge, 40, "forty images"),
     )
     before = snapshot(model)
@@ -470,7 +470,7 @@ def test_a_correction_that_does_not_help_leaves_the_network_as_it_was_cut(
 ) -> None:
     model, x = mlp(), torch.randn(40, 5)
     monkeypatch.setattr(mending, "distance", lambda *_: 1.0)
-    given = correction_on("least-squares", (x,))
+    given = reconstruction_on("least-squares", (x,))
     judge = PlayedJudge()
     request = request_for(model, x, correction=given, judge=Judge(judge, 40, "forty"))
     outcome = compress(request, tmp_path, PlayedTools())

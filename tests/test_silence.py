@@ -21,8 +21,8 @@ from structprune.proofs.comparison.calls import Setting
 from structprune.proofs.comparison.control_flow import branches
 from structprune.proofs.comparison.influence import exposed
 from structprune.proofs.comparison.settings import Settings, settings_of
-from structprune.proofs.trial import SHALLOW, Trial, plan_of
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial import SHALLOW, TrialCut, plan_of
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.surgery import shrink
 from structprune.report.data import Proof
 
@@ -114,7 +114,7 @@ def images(size: int = 16) -> Tensor:
 
 def left_of(model: nn.Module, x: Tensor | None = None) -> ChannelGroups:
     inputs = images() if x is None else x
-    return trusted(model, channel_groups(model, inputs[:1]), (inputs[:3],))
+    return verified_groups(model, channel_groups(model, inputs[:1]), (inputs[:3],))
 
 
 def proof_of(model: nn.Module) -> Proof:
@@ -122,7 +122,7 @@ def proof_of(model: nn.Module) -> Proof:
     inputs = (images()[:4],)
     flow = branches(copy.deepcopy(model), (images()[:2],))
     groups = replace(channel_groups(model, inputs), control_flow=flow)
-    plan = plan_of(groups, Trial(groups.groups[:1], SHALLOW))
+    plan = plan_of(groups, TrialCut(groups.groups[:1], SHALLOW))
     return closed_gates(model, shrink(model, groups, plan), groups, plan, inputs)
 
 
@@ -308,13 +308,13 @@ def test_masks_with_zeros_are_tried() -> None:
     model = Masked()
     groups = channel_groups(model, (ids, mask))
     assert [group.name for group in groups] == ["up"]
-    assert len(trusted(model, groups, (ids, mask))) == 0
+    assert len(verified_groups(model, groups, (ids, mask))) == 0
 
 
 def test_random_states_are_as_before() -> None:
     model, groups = Plain(), channel_groups(Plain(), images()[:1])
     before = random.getstate(), torch.get_rng_state()
-    trusted(model, groups, (images()[:3],))
+    verified_groups(model, groups, (images()[:3],))
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
 

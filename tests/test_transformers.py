@@ -14,7 +14,7 @@ from structprune.channels import ChannelGroups, channel_groups
 from structprune.models.results import load, save_weights_and_plan, widths_of
 from structprune.nn.layers import counted_down
 from structprune.nn.outputs import outputs_of
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.surgery import shrink
 from tests.cuts import Cut, every_second
 
@@ -108,7 +108,7 @@ def test_heads_and_hidden_units_are_offered(
 ) -> None:
     model, x = network(), inputs()
     groups = channel_groups(model, x)
-    assert share(trusted(model, groups, (x,))) >= least
+    assert share(verified_groups(model, groups, (x,))) >= least
     assert share(channel_groups(model, x, embedding=True)) >= embedding
 
 
@@ -131,7 +131,7 @@ def text_of(network: Any, start: Tensor, cached: bool) -> Tensor:
 @pytest.mark.parametrize("network", [llama, gpt2])
 def test_the_same_text_comes_after_loading_with_and_without_cache(network: Network, tmp_path: Path) -> None:
     model, x = network(), ids()
-    groups = trusted(model, channel_groups(model, x), (x,))
+    groups = verified_groups(model, channel_groups(model, x), (x,))
     plan = every_second(groups)
     small = shrink(model, groups, plan).eval()
     dense_widths = widths_of(model, counted_down(small))

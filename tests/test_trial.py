@@ -17,7 +17,7 @@ from structprune.errors import InputError
 from structprune.proofs import trial, trial_cut
 from structprune.proofs.comparison import lockstep
 from structprune.proofs.comparison.gap import Bounds
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.surgery import shrink
 from tests.networks import NETWORKS, Tiny, TinyConvBN, example
 from tests.oracles.cuttable import CUTTABLE
@@ -82,7 +82,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[ChannelGroups]:
 def test_what_only_a_cut_shows_is_protected_and_named(name: str) -> None:
     model, groups, inputs = offered(HIDDEN[name])
     assert CULPRIT[name] in {g.name for g in groups}, "the trace tells already"
-    left = trusted(model, groups, inputs)
+    left = verified_groups(model, groups, inputs)
     assert {g.name for g in groups} - {g.name for g in left} == {CULPRIT[name]}
     reasons = {row.layer: row.reason for row in left.protected}
     assert "trial cut" in reasons[CULPRIT[name]]
@@ -118,14 +118,14 @@ def test_what_a_function_of_the_users_own_does_inside_is_seen() -> None:
     model, groups, inputs = offered(between(apply_in_the_dark))
     (group,) = (g for g in groups if g.name == "a")
     assert group.producers[0].gates == (0, 1, 2, 3) * 2  # what is shuffled leaves in pairs
-    assert trusted(model, groups, inputs) is groups
+    assert verified_groups(model, groups, inputs) is groups
 
 
 @pytest.mark.parametrize("name", ["chain", "residual sum", "concat, batch norm", "grouped", "squeeze-excite"])
 def test_a_right_network_loses_nothing_and_costs_three_trials(name: str, trials: list[ChannelGroups]) -> None:
     model, groups, inputs = offered(CUTTABLE[name])
     assert len(groups) > 0
-    assert trusted(model, groups, inputs) is groups
+    assert verified_groups(model, groups, inputs) is groups
     # One of all groups, one of some, and one of all in other sizes, batches, scales and modes.
     assert len(trials) == 3
 
@@ -157,7 +157,7 @@ def test_bisection_finds_every_culprit_and_nothing_else(
     culprits: set[int], trials: list[ChannelGroups]
 ) -> None:
     model, groups, inputs = offered(many(culprits))
-    left = trusted(model, groups, inputs)
+    left = verified_groups(model, groups, inputs)
     named = {LAYERS[i] for i in culprits}
     assert {g.name for g in left} == {LAYERS[i] for i in range(9)} - named
     assert {row.layer for row in left.protected if "trial" in row.reason} == named
@@ -190,7 +190,7 @@ def test_blocks_are_tried_by_themselves(trials: list[ChannelGroups]) -> None:
         )
 
     model, groups, inputs = offered(Layout(build, (5,)))
-    left = trusted(model, groups, inputs)
+    left = verified_groups(model, groups, inputs)
     assert [g.name for g in left] == ["stem", "blocks.2.up"]
     # All, none, each block by itself, the right one twice, and what is left, three times; the residual stream
     # has no smaller home.
@@ -204,13 +204,13 @@ def noisy(y: Tensor) -> Tensor:
 def test_a_network_that_gives_random_outputs_is_refused() -> None:
     model, groups, inputs = offered(between(noisy))
     with pytest.raises(InputError, match="make its forward pass deterministic"):
-        trusted(model, groups, inputs)
+        verified_groups(model, groups, inputs)
 
 
 def test_a_network_without_groups_passes() -> None:
     model, groups, inputs = offered(Layout(lambda: Wired(lambda s, x: s.head(x), head=nn.Linear(5, 3)), (5,)))
     assert len(groups) == 0
-    assert trusted(model, groups, inputs) is groups
+    assert verified_groups(model, groups, inputs) is groups
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -218,14 +218,14 @@ def test_the_network_is_untouched(network: type[Tiny]) -> None:
     model, inputs = network().train(), (example(network),)
     groups = channel_groups(model, inputs)
     before = snapshot(model)
-    trusted(model, groups, inputs)
+    verified_groups(model, groups, inputs)
     assert changed(before, snapshot(model)) == []
 
 
 def test_the_network_is_untouched_where_a_culprit_is_found() -> None:
     model, groups, inputs = offered(HIDDEN["a width in the code"])
     before, original = snapshot(model), copy.deepcopy(groups)
-    trusted(model, groups, inputs)
+    verified_groups(model, groups, inputs)
     assert changed(before, snapshot(model)) == []
     assert groups == original
 
@@ -241,7 +241,7 @@ def test_several_outputs_are_all_compared() -> None:
         return Wired(run, a=nn.Linear(5, 8), b=nn.Linear(8, 3), c=nn.Linear(8, 3))
 
     model, groups, inputs = offered(Layout(build, (5,)))
-    assert [g.name for g in trusted(model, groups, inputs)] == []
+    assert [g.name for g in verified_groups(model, groups, inputs)] == []
 
 
 def test_wrong_indices_in_a_group_are_found() -> None:
@@ -252,7 +252,7 @@ def test_wrong_indices_in_a_group_are_found() -> None:
     (reader,) = wrong.consumers
     turned = replace(reader, gates=(*reader.gates[1:], reader.gates[0]))
     offers = tuple(replace(g, consumers=(turned,)) if g is wrong else g for g in groups)
-    assert [g.name for g in trusted(model, replace(groups, groups=offers), inputs)] == ["conv2"]
+    assert [g.name for g in verified_groups(model, replace(groups, groups=offers), inputs)] == ["conv2"]
 
 
 def test_a_cut_that_needs_another_beside_it_is_found() -> None:
@@ -269,7 +269,7 @@ def test_a_cut_that_needs_another_beside_it_is_found() -> None:
 
     model, groups, inputs = offered(Layout(build, (5,)))
     assert [g.name for g in groups] == ["a", "b"]
-    assert len(trusted(model, groups, inputs)) < 2
+    assert len(verified_groups(model, groups, inputs)) < 2
 
 
 def test_code_that_counts_on_half_a_width_is_found() -> None:
@@ -282,7 +282,7 @@ def test_code_that_counts_on_half_a_width_is_found() -> None:
         Layout(lambda: Wired(run, a=nn.Linear(5, 16), head=nn.Linear(16, 3)), (5,))
     )
     assert [g.name for g in groups] == ["a"]
-    assert len(trusted(model, groups, inputs)) == 0
+    assert len(verified_groups(model, groups, inputs)) == 0
 
 
 def test_code_that_makes_float32_values_is_tried_in_float32() -> None:
@@ -296,7 +296,7 @@ def test_code_that_makes_float32_values_is_tried_in_float32() -> None:
     model, groups, inputs = offered(
         Layout(lambda: Wired(run, a=nn.Linear(5, 8), cell=nn.GRUCell(8, 6), head=nn.Linear(6, 3)), (5,))
     )
-    assert trusted(model, groups, inputs) is not None
+    assert verified_groups(model, groups, inputs) is not None
 
 
 @pytest.mark.parametrize("error", [KeyError, ZeroDivisionError, AssertionError, NotImplementedError])
@@ -311,7 +311,7 @@ def test_whatever_a_forward_pass_raises_protects_its_group(error: type[Exception
     model, groups, inputs = offered(
         Layout(lambda: Wired(run, a=nn.Linear(5, 8), b=nn.Linear(8, 6), head=nn.Linear(6, 3)), (5,))
     )
-    assert [g.name for g in trusted(model, groups, inputs)] == ["b"]
+    assert [g.name for g in verified_groups(model, groups, inputs)] == ["b"]
 
 
 @pytest.mark.parametrize("name", CULPRIT)
@@ -329,12 +329,12 @@ def test_large_networks_are_tried_in_single_precision_first(
     monkeypatch.setattr(lockstep, "_LARGE", 1)
     model, groups, inputs = offered(CUTTABLE["concat, batch norm"])
     before = snapshot(model)
-    assert trusted(model, groups, inputs) == groups
+    assert verified_groups(model, groups, inputs) == groups
     assert changed(before, snapshot(model)) == []
     assert precisions == [torch.float32]
     # What goes wrong there is asked again, and nothing but the culprit is lost.
     model, groups, inputs = offered(HIDDEN[name])
-    left = trusted(model, groups, inputs)
+    left = verified_groups(model, groups, inputs)
     assert torch.float64 in precisions
     assert {g.name for g in groups} - {g.name for g in left} == {CULPRIT[name]}
 
@@ -365,7 +365,7 @@ def test_fewer_pixels_of_large_images_are_enough(
     assert seen == tried
     assert [group.name for group in groups] == ["a"]
     seen.clear()
-    assert [group.name for group in trusted(model, groups, (x,))] == ["a"]
+    assert [group.name for group in verified_groups(model, groups, (x,))] == ["a"]
     assert tried <= seen  # and other sizes beside
     assert changed(before, snapshot(model)) == []
 
@@ -390,5 +390,5 @@ def test_what_float32_blurs_is_asked_again_in_float64(monkeypatch: pytest.Monkey
     monkeypatch.setattr(lockstep, "_LARGE", 1)
     monkeypatch.setitem(trial.BOUNDS, torch.float32, Bounds(0.0, 0.0))
     model, groups, inputs = offered(HIDDEN[next(iter(CULPRIT))])
-    left = trusted(model, groups, inputs)
+    left = verified_groups(model, groups, inputs)
     assert {g.name for g in groups} - {g.name for g in left} == {next(iter(CULPRIT.values()))}

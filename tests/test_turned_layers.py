@@ -13,7 +13,7 @@ from structprune.errors import InputError
 from structprune.models.results import load, save_weights_and_plan, widths_of
 from structprune.nn.layers import in_width, node_layers, out_width, weighted_layers
 from structprune.nn.reinit import redrawn
-from structprune.proofs.trial_cut import trusted
+from structprune.proofs.trial_cut import verified_groups
 from structprune.pruning.counts import weight_entries, widths
 from structprune.pruning.gates import gate_channels
 from structprune.scoring.samples import random_samples
@@ -67,7 +67,7 @@ def test_its_nodes_and_weights_count_as_those_of_a_linear_layer(x: Tensor) -> No
 def test_a_cut_of_it_is_that_of_linear_layers(x: Tensor) -> None:
     cut, linear = Cut(turned(), (x,)), Cut(plain(), (x,))
     assert cut.proof().passed
-    assert trusted(cut.dense, cut.groups, (x,)) == cut.groups
+    assert verified_groups(cut.dense, cut.groups, (x,)) == cut.groups
     assert torch.allclose(cut.small(x), linear.small(x), atol=1e-6)
     assert widths(cut.dense, cut.small) == widths(linear.dense, linear.small)
     assert vars(cut.small.get_submodule("2"))["nf"] == 6

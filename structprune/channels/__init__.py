@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.channels.candidates import Candidate
-from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
+from structprune.channels.groups import ChannelGroup, ChannelGroups, Coupling, ExtraParameter, SizeAttribute
 from structprune.channels.rules.call import MOST_INPUTS
 from structprune.channels.sandbox import exhausted, isolated
 from structprune.channels.subsampling import thinned
@@ -35,7 +35,7 @@ from structprune.nn.layers import (
 )
 from structprune.report.data import Protected
 
-__all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "Loose", "Sizing", "channel_groups"]
+__all__ = ["ChannelGroup", "ChannelGroups", "Coupling", "ExtraParameter", "SizeAttribute", "channel_groups"]
 
 Layers = Mapping[str, nn.Module]
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from structprune.channels.counted import Place
-from structprune.channels.groups import Coupling, Loose, Sizing
+from structprune.channels.groups import Coupling, ExtraParameter, SizeAttribute
 from structprune.channels.labels import FIXED, Classes
 from structprune.channels.trace import Trace
 
@@ -37,8 +37,8 @@ class Candidate:
     producers: tuple[Coupling, ...]
     consumers: tuple[Coupling, ...]
     carriers: tuple[Coupling, ...]
-    loose: tuple[Loose, ...]
-    sizes: tuple[Sizing, ...]
+    loose: tuple[ExtraParameter, ...]
+    sizes: tuple[SizeAttribute, ...]
     is_output: bool
     fault: str | None
 
@@ -137,7 +137,7 @@ def _candidate(
         channels = tuple(sorted(mapping))
         gates = tuple(mapping[c] for c in channels)
         if segment.side == "loose":
-            loose.append(Loose(segment.name, segment.dim, channels, gates))
+            loose.append(ExtraParameter(segment.name, segment.dim, channels, gates))
         else:
             sides[segment.side].append(Coupling(segment.name, channels, gates))
     producers = sorted(sides["producers"], key=lambda c: order[c.layer])
@@ -154,14 +154,14 @@ def _candidate(
     )
 
 
-def _sizings(trace: Trace, classes: Classes, gate: Mapping[int, int]) -> Iterator[Sizing]:
+def _sizings(trace: Trace, classes: Classes, gate: Mapping[int, int]) -> Iterator[SizeAttribute]:
     """Yield the attributes that count the channels, each with those of its places that these have."""
     for place, labels in trace.sizings.items():
         owners = [FIXED if label == FIXED else int(classes.of[label]) for label in labels.tolist()]
         channels = tuple(i for i, owner in enumerate(owners) if owner in gate)
         if channels:
             gates = tuple(gate[owners[i]] for i in channels)
-            yield Sizing(place.module, place.attribute, channels, gates, place.index)
+            yield SizeAttribute(place.module, place.attribute, channels, gates, place.index)
 
 
 def _named(found: Sequence[Candidate]) -> list[Candidate]:

@@ -26,7 +26,7 @@ class Coupling:
 
 
 @dataclass(frozen=True)
-class Loose:
+class ExtraParameter:
     """Where a parameter or buffer that belongs to no layer of these kinds meets the channels of a group.
 
     Attributes:
@@ -43,7 +43,7 @@ class Loose:
 
 
 @dataclass(frozen=True)
-class Sizing:
+class SizeAttribute:
     """An attribute that counts the channels of a group: heads of an attention, groups of a norm, a width.
 
     Attributes:
@@ -85,8 +85,8 @@ class ChannelGroup:
     consumers: tuple[Coupling, ...]
     carriers: tuple[Coupling, ...] = ()
     divisor: int = 1
-    loose: tuple[Loose, ...] = ()
-    sizes: tuple[Sizing, ...] = ()
+    loose: tuple[ExtraParameter, ...] = ()
+    sizes: tuple[SizeAttribute, ...] = ()
     least: int = 1
 
     @cached_property

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from structprune.errors import TargetUnreachableError
 from structprune.limits.bisection import TOLERANCE
 from structprune.limits.counting import COUNTED, count
-from structprune.limits.measuring import Bench, over, reading, size
+from structprune.limits.measuring import MeasurementCache, over, reading, size
 from structprune.limits.parse import QUANTITIES, Limit
 from structprune.pruning.budget import in_the_way
-from structprune.report.data import Met
+from structprune.report.data import LimitResult
 
 
-def too_slow(bench: Bench, limits: Sequence[Limit], depth: int) -> TargetUnreachableError:
+def too_slow(bench: MeasurementCache, limits: Sequence[Limit], depth: int) -> TargetUnreachableError:
     """Say how close the best cut that was measured came."""
     ranking = bench.ranking
     missed = [limit for limit in limits if over(bench, limit, depth) > 1 + TOLERANCE]
@@ -25,7 +25,7 @@ def too_slow(bench: Bench, limits: Sequence[Limit], depth: int) -> TargetUnreach
     )
 
 
-def _has(bench: Bench, limit: Limit, depth: int) -> str:
+def _has(bench: MeasurementCache, limit: Limit, depth: int) -> str:
     dense, reached = reading(bench, limit, depth)
     if limit.form == "factor":
         return f"a speed-up of {reached:.3g}x, so that 1x to {reached:.3g}x can be asked for"
@@ -34,27 +34,27 @@ def _has(bench: Bench, limit: Limit, depth: int) -> str:
     return f"{reached:.3g} {unit} where the dense network has {dense:.3g} {unit}, {can}"
 
 
-def met(bench: Bench, limit: Limit, depth: int) -> Met:
+def met(bench: MeasurementCache, limit: Limit, depth: int) -> LimitResult:
     """Return what the network at a depth has of what is limited."""
     bound, reached, how = _METERS.get(limit.name, _met_measured)(bench, limit, depth)
-    return Met(limit.name, limit.words, bound, reached, QUANTITIES[limit.name].unit, how)
+    return LimitResult(limit.name, limit.words, bound, reached, QUANTITIES[limit.name].unit, how)
 
 
-def _met_nodes(bench: Bench, limit: Limit, depth: int) -> tuple[float, float, str]:
+def _met_nodes(bench: MeasurementCache, limit: Limit, depth: int) -> tuple[float, float, str]:
     return limit.value, bench.ranking.plan(depth).reached, "counted, fraction removed"
 
 
-def _met_counted(bench: Bench, limit: Limit, depth: int) -> tuple[float, float, str]:
+def _met_counted(bench: MeasurementCache, limit: Limit, depth: int) -> tuple[float, float, str]:
     dense, now = (count(bench.ranking, limit.name, d) for d in (0, depth))
     return limit.left(dense), now, f"counted, dense {dense:,.0f}"
 
 
-def _met_disk(bench: Bench, limit: Limit, depth: int) -> tuple[float, float, str]:
+def _met_disk(bench: MeasurementCache, limit: Limit, depth: int) -> tuple[float, float, str]:
     dense = bench.once("disk", 0).pruned.median
     return limit.left(dense), size(bench, depth), f"bytes of the ONNX file, dense {dense:.4g} MB"
 
 
-def _met_measured(bench: Bench, limit: Limit, depth: int) -> tuple[float, float, str]:
+def _met_measured(bench: MeasurementCache, limit: Limit, depth: int) -> tuple[float, float, str]:
     dense, reached = reading(bench, limit, depth)
     row = bench.once("memory" if limit.name == "memory" else "batch_time", depth)
     looks = sum(name == row.name for name, _ in bench.taken)
@@ -68,7 +68,7 @@ def _met_measured(bench: Bench, limit: Limit, depth: int) -> tuple[float, float,
     return bound, reached, "; ".join(words)
 
 
-def _readings(bench: Bench, limit: Limit) -> str:
+def _readings(bench: MeasurementCache, limit: Limit) -> str:
     """Say how far the machine moved while the search went on."""
     if limit.name != "latency":
         return ""
@@ -79,7 +79,7 @@ def _readings(bench: Bench, limit: Limit) -> str:
     )
 
 
-_METERS: dict[str, Callable[[Bench, Limit, int], tuple[float, float, str]]] = {
+_METERS: dict[str, Callable[[MeasurementCache, Limit, int], tuple[float, float, str]]] = {
     "nodes": _met_nodes,
     **dict.fromkeys(COUNTED, _met_counted),
     "disk": _met_disk,

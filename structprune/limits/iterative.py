@@ -13,7 +13,7 @@ from structprune.channels import ChannelGroups
 from structprune.pruning.budget import Budget, Pick, Plan, select
 from structprune.pruning.fractions import exponential, one_shot
 from structprune.pruning.surgery import regrouped, shrink
-from structprune.reconstruction import Correction, mend, rechoose
+from structprune.reconstruction import Reconstruction, rechoose, reconstruct
 from structprune.scoring.samples import Samples
 from structprune.scoring.score import Scoring, check_groups, order
 from structprune.scoring.scores import Scores
@@ -41,7 +41,7 @@ def choose(
     scoring: Scoring,
     budget: Budget,
     progress: Callable[[str], None] = lambda _: None,
-    correction: Correction | None = None,
+    correction: Reconstruction | None = None,
     pick: Pick | None = None,
     along: Callable[[Scores], Plan] | None = None,
 ) -> Choice:
@@ -110,15 +110,15 @@ def _all_ranked(scores: Scores, earlier: Scores | None) -> Scores:
 
 
 def _cut_so_far(
-    model: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction | None
+    model: nn.Module, groups: ChannelGroups, plan: Plan, correction: Reconstruction | None
 ) -> nn.Module:
     """What a step left, in a form that still works, so that the next one can score it."""
     small = shrink(model, groups, plan)
-    return small if correction is None else mend(model, small, groups, plan, correction).model
+    return small if correction is None else reconstruct(model, small, groups, plan, correction).model
 
 
 def _refined(
-    model: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction | None
+    model: nn.Module, groups: ChannelGroups, plan: Plan, correction: Reconstruction | None
 ) -> tuple[Plan, tuple[str, ...]]:
     """As many channels of every group, those with which what reads them is reconstructed best.
 

@@ -23,7 +23,7 @@ a few percent. Of several the median counts."""
 
 
 @dataclass(frozen=True)
-class Bench:
+class MeasurementCache:
     """Files of the dense network and of one cut, and what was measured on them.
 
     Attributes:
@@ -84,13 +84,13 @@ def _speedup(taken: Measurement) -> float:
     return taken.ratio.value if taken.ratio else taken.dense.median / taken.pruned.median
 
 
-def size(bench: Bench, depth: int) -> float:
+def size(bench: MeasurementCache, depth: int) -> float:
     """Return the size of the ONNX file at a depth, in MB."""
     # Cuts move in steps, and each is exported once.
     return bench.once("disk", bench.ranking.settle(depth)).pruned.median
 
 
-def reading(bench: Bench, limit: Limit, depth: int) -> tuple[float, float]:
+def reading(bench: MeasurementCache, limit: Limit, depth: int) -> tuple[float, float]:
     """Return the dense network's figure and that of the network at a depth; of a speed-up, 1 and that.
 
     Times on a shared machine move by several percent within seconds, those of both networks alike: of two
@@ -106,7 +106,7 @@ def reading(bench: Bench, limit: Limit, depth: int) -> tuple[float, float]:
     return dense, dense / _speedup(row)
 
 
-def over(bench: Bench, limit: Limit, depth: int) -> float:
+def over(bench: MeasurementCache, limit: Limit, depth: int) -> float:
     """Return what was measured over what is allowed."""
     dense, reached = reading(bench, limit, depth)
     if limit.form == "factor":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from structprune.limits.parse import Limit
 from structprune.pruning.budget import Budget
-from structprune.reconstruction import Correction
+from structprune.reconstruction import Reconstruction
 from structprune.scoring.samples import Samples
 from structprune.scoring.score import Scoring
 
@@ -38,7 +38,7 @@ class Problem(Protocol):
         """What is to go, or may be left."""
 
     @property
-    def correction(self) -> Correction | None:
+    def correction(self) -> Reconstruction | None:
         """How the network is reconstructed after a cut, or None."""
 
     def budget(self, remove: float = 0.0) -> Budget:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from structprune.limits.bisection import TOLERANCE, Search, first, knotted, least_near, meet
 from structprune.limits.counting import Kept, counts_kept, least_counted, out_of_reach
 from structprune.limits.explain import too_slow
-from structprune.limits.measuring import Bench, over, size
+from structprune.limits.measuring import MeasurementCache, over, size
 from structprune.limits.parse import Limit
 
 TIMED = ("latency", "speedup")
@@ -15,7 +15,7 @@ BYTES_PER_PARAMETER = 4
 """Networks are exported in float32."""
 
 
-def least_depth(bench: Bench, limits: Sequence[Limit]) -> int:
+def least_depth(bench: MeasurementCache, limits: Sequence[Limit]) -> int:
     """Return the least depth that keeps every limit.
 
     Raises:
@@ -29,7 +29,7 @@ def least_depth(bench: Bench, limits: Sequence[Limit]) -> int:
     return _measured(bench, measured, kept, depth) if measured else depth
 
 
-def _on_disk(bench: Bench, limit: Limit, counts_kept: Kept, low: int) -> tuple[int, Kept]:
+def _on_disk(bench: MeasurementCache, limit: Limit, counts_kept: Kept, low: int) -> tuple[int, Kept]:
     """Find the least depth whose file is small enough, near where the parameters say that it is."""
     ranking, dense = bench.ranking, bench.once("disk", 0).pruned.median
     bound = limit.left(dense)
@@ -49,7 +49,7 @@ def _on_disk(bench: Bench, limit: Limit, counts_kept: Kept, low: int) -> tuple[i
     return depth, kept
 
 
-def _measured(bench: Bench, limits: Sequence[Limit], kept: Kept, low: int) -> int:
+def _measured(bench: MeasurementCache, limits: Sequence[Limit], kept: Kept, low: int) -> int:
     """Find the least depth whose measured time and memory are what is asked for, within 2 %."""
     ranking = bench.ranking
     timed = [limit for limit in limits if limit.name in TIMED]

@@ -18,14 +18,14 @@ from structprune.errors import UsageError
 from structprune.limits.counting import check_counted
 from structprune.limits.explain import met
 from structprune.limits.iterative import Choice, choose
-from structprune.limits.measuring import Bench
+from structprune.limits.measuring import MeasurementCache
 from structprune.limits.parse import Limit, nodes_of
 from structprune.limits.problem import Problem
 from structprune.limits.ranking import Ranking
 from structprune.limits.solve import least_depth
 from structprune.pruning.budget import Pick, Plan, select
 from structprune.report.clock import Clock
-from structprune.report.data import Met
+from structprune.report.data import LimitResult
 from structprune.report.protocols import Tools
 from structprune.scoring.score import check_groups
 from structprune.scoring.scores import Scores
@@ -35,7 +35,7 @@ __all__ = ["within_limits"]
 
 def within_limits(
     problem: Problem, groups: ChannelGroups, tools: Tools | None, clock: Clock, pick: Pick | None = None
-) -> tuple[Choice, tuple[Met, ...]]:
+) -> tuple[Choice, tuple[LimitResult, ...]]:
     """The least cut that keeps every limit of a problem, in one shot or in steps.
 
     Args:
@@ -57,7 +57,7 @@ def within_limits(
     check_counted(_ranking(problem, groups, _flat(groups), tools), problem.limits)
     nodes_alone = [limit.name for limit in problem.limits] == ["nodes"]
     exported = any(limit.measured or limit.name == "disk" for limit in problem.limits)
-    found: list[tuple[Plan, tuple[Met, ...]]] = []
+    found: list[tuple[Plan, tuple[LimitResult, ...]]] = []
 
     def along(scores: Scores) -> Plan:
         if exported and 0 < len(found) < problem.scoring.steps - 1:
@@ -87,12 +87,12 @@ def within_limits(
 
 def _least_cut(
     problem: Problem, ranking: Ranking, tools: Tools | None, clock: Clock
-) -> tuple[Plan, tuple[Met, ...]]:
+) -> tuple[Plan, tuple[LimitResult, ...]]:
     """The least cut along a ranking that keeps every limit, and what it reaches of each."""
     limits = problem.limits
     words = "looking for the least cut that keeps every limit"
     with clock.step("search", words), TemporaryDirectory(prefix="structprune-") as scratch:
-        bench = Bench(ranking, tools, clock.say, Path(scratch))
+        bench = MeasurementCache(ranking, tools, clock.say, Path(scratch))
         depth = least_depth(bench, limits)
         reached = tuple(met(bench, limit, depth) for limit in limits)
         plan = ranking.plan(depth)

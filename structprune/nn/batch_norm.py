@@ -69,7 +69,7 @@ def _cumulative(model: nn.Module) -> Iterator[None]:
             layer.momentum = momentum
 
 
-def fresh_statistics(model: nn.Module) -> Statistics:
+def initial_statistics(model: nn.Module) -> Statistics:
     """Return buffers of batch norms that have seen nothing: mean 0, variance 1, no batches."""
     fresh: Statistics = {}
     for name, layer in batch_norms(model):
@@ -81,7 +81,7 @@ def fresh_statistics(model: nn.Module) -> Statistics:
     return fresh
 
 
-def take_statistics(
+def collect_statistics(
     model: nn.Module, forward: Callable[[Mapping[str, Tensor], Any], object], batches: Iterable[Any]
 ) -> Statistics:
     """Take batch-norm statistics of some inputs: the mean over batches, on buffers of their own.
@@ -95,7 +95,7 @@ def take_statistics(
     Returns:
         Buffers of every batch norm: means, unbiased variances and the count.
     """
-    statistics = fresh_statistics(model)
+    statistics = initial_statistics(model)
     with torch.no_grad(), evaluating(model, "batch"), _cumulative(model):
         for batch in batches:
             forward(statistics, batch)

@@ -47,7 +47,7 @@ def normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return (torch.randn(like.shape, generator=generator, dtype=like.dtype) * std).to(like.device)
 
 
-def begun_again(model: nn.Module, varies: Callable[[nn.Module], bool]) -> nn.Module:
+def reinitialised(model: nn.Module, varies: Callable[[nn.Module], bool]) -> nn.Module:
     """Return a copy with redrawn weights and tiny biases, the same in every process.
 
     Args:

@@ -18,7 +18,7 @@ from torch import nn
 from structprune.channels import ChannelGroups
 from structprune.errors import ProofFailedError
 from structprune.nn.precision import doubles_kept, exact_arithmetic, in_precision
-from structprune.nn.reinit import begun_again
+from structprune.nn.reinit import reinitialised
 from structprune.proofs.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, Inputs, gap
 from structprune.proofs.comparison.influence import exposed
 from structprune.proofs.comparison.lockstep import Difference, Pair, compare
@@ -153,7 +153,7 @@ def _closed_gates(
         model, other = whole, cut
         if mode == "redrawn":
             # The same plan on other weights; what this cut itself holds, the first comparison has shown.
-            model = begun_again(whole, lambda net: varies(shrink(net, groups, plan), exact))
+            model = reinitialised(whole, lambda net: varies(shrink(net, groups, plan), exact))
             other = shrink(model, groups, plan)
         own = gate_channels(model, groups)
         own = renormalised(own, groups) if as_cut else own

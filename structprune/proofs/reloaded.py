@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from structprune.errors import ProofFailedError
 from structprune.models.results import load
 from structprune.nn.outputs import outputs_of
-from structprune.nn.reinit import begun_again
+from structprune.nn.reinit import reinitialised
 from structprune.proofs.comparison.gap import Bounds, Inputs, gap
 from structprune.proofs.fresh_process import call_fresh
 from structprune.proofs.modes import MODES, Mode, in_mode, proof_of, statistics_words, varies, where_it_counts
@@ -56,7 +56,7 @@ def _run_in_modes(model: nn.Module, inputs: Inputs) -> dict[Mode, list[Tensor]]:
     """Run in every mode; the model's statistics are not used afterwards."""
     outputs: dict[Mode, list[Tensor]] = {}
     for mode in MODES:
-        net = begun_again(model, lambda net: varies(net, inputs)) if mode == "redrawn" else model
+        net = reinitialised(model, lambda net: varies(net, inputs)) if mode == "redrawn" else model
         with torch.no_grad(), in_mode(net, mode):
             found = outputs_of(net(*(x.cpu() for x in inputs)))
             outputs[mode] = [*found.tensors, *found.states.values()]

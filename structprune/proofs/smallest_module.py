@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.nn.batch_norm import evaluating
 from structprune.nn.precision import real_parameter
-from structprune.proofs.trial import DEEP, SHALLOW, Trial, in_dtype, is_equal
+from structprune.proofs.trial import DEEP, SHALLOW, TrialCut, in_dtype, is_equal
 
 
 def wrong_alone(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> list[str]:
@@ -38,7 +38,7 @@ def wrong_alone(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, .
 
 
 def _right_alone(block: nn.Module, alone: ChannelGroups, inputs: tuple[Tensor, ...]) -> bool:
-    trials = [Trial(alone.groups, shares) for shares in (SHALLOW, DEEP)]
+    trials = [TrialCut(alone.groups, shares) for shares in (SHALLOW, DEEP)]
     if all(is_equal(block, alone, inputs, trial) for trial in trials):
         return True
     if real_parameter(block).dtype == torch.float64:

@@ -26,7 +26,7 @@ BOUNDS = {torch.float64: IN_FLOAT64, torch.float32: IN_FLOAT32}
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialCut:
     """What is cut to see whether it can be.
 
     Attributes:
@@ -44,7 +44,7 @@ SHALLOW = (0.1, 0.4)
 DEEP = (0.55, 0.9)
 
 
-NOTHING = Trial((), SHALLOW)
+NOTHING = TrialCut((), SHALLOW)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Verdict:
         varied: whether outputs varied over the inputs, without which nothing could go wrong.
     """
 
-    failing: Trial | None
+    failing: TrialCut | None
     varied: bool
 
 
@@ -67,7 +67,7 @@ def verdict_on(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ..
     code may count on a half; where all do, nothing passes any more and no fault would show.
     """
     varied = not len(groups)
-    for trial in (Trial(groups.groups, SHALLOW), _some(groups)):
+    for trial in (TrialCut(groups.groups, SHALLOW), _some(groups)):
         if not trial.groups:
             continue
         outputs = _outputs(model, groups, inputs, trial)
@@ -77,14 +77,14 @@ def verdict_on(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ..
     return Verdict(None, varied)
 
 
-def _some(groups: ChannelGroups) -> Trial:
+def _some(groups: ChannelGroups) -> TrialCut:
     """Cut deep into about every other group."""
     generator = torch.Generator().manual_seed(1)
     fewer = tuple(group for group in groups if torch.rand((), generator=generator) < 0.5)
-    return Trial(fewer or groups.groups[:1], DEEP)
+    return TrialCut(fewer or groups.groups[:1], DEEP)
 
 
-def failing_group(failing: Trial, equal: Callable[[Trial], bool]) -> ChannelGroup:
+def failing_group(failing: TrialCut, equal: Callable[[TrialCut], bool]) -> ChannelGroup:
     """Return the last group of the shortest prefix that goes wrong."""
     right, wrong = 0, len(failing.groups)
     while wrong - right > 1:
@@ -96,14 +96,14 @@ def failing_group(failing: Trial, equal: Callable[[Trial], bool]) -> ChannelGrou
     return failing.groups[wrong - 1]
 
 
-def is_equal(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: Trial) -> bool:
+def is_equal(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: TrialCut) -> bool:
     """Tell whether cutting some of the groups equals closing their gates."""
     outputs = _outputs(model, groups, inputs, trial)
     return outputs is not None and _close(*outputs)
 
 
 def _outputs(
-    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: Trial
+    model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...], trial: TrialCut
 ) -> tuple[Any, Any] | None:
     """Return what the cut network puts out, and what closed gates do; None where one of them can't run."""
     plan = plan_of(groups, trial)
@@ -130,7 +130,7 @@ def _close(outputs: object, expected: object) -> bool:
     return BOUNDS[torch.float64 if torch.float64 in dtypes else torch.float32].agree(distance)
 
 
-def plan_of(groups: ChannelGroups, trial: Trial) -> Plan:
+def plan_of(groups: ChannelGroups, trial: TrialCut) -> Plan:
     """Remove channels at random, the same in every run.
 
     The shares differ, since code may rely on two groups being of one width.

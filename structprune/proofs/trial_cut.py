@@ -19,7 +19,7 @@ from structprune.channels.scope import EVERYTHING, Scope, picked
 from structprune.channels.subsampling import thinned
 from structprune.errors import InputError
 from structprune.nn.batch_norm import evaluating
-from structprune.nn.reinit import begun_again
+from structprune.nn.reinit import reinitialised
 from structprune.proofs.comparison.control_flow import branches
 from structprune.proofs.comparison.gap import IN_FLOAT64
 from structprune.proofs.comparison.influence import exposed
@@ -29,7 +29,7 @@ from structprune.proofs.smallest_module import wrong_alone
 from structprune.proofs.trial import (
     NOTHING,
     SHALLOW,
-    Trial,
+    TrialCut,
     failing_group,
     in_dtype,
     is_equal,
@@ -68,10 +68,10 @@ def cuttable_groups(
     """
     traced = channel_groups(model, example, scope.cut_padded, scope.embedding)
     few = tuple(x[:TRIAL_INPUTS] if x.dim() else x for x in inputs)
-    return trusted(model, picked(traced, scope.skip, scope.only), few)
+    return verified_groups(model, picked(traced, scope.skip, scope.only), few)
 
 
-def trusted(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
+def verified_groups(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) -> ChannelGroups:
     """Cut a part of every group on a copy, and protect the groups that don't come out right.
 
     Two cuts are compared where nothing is wrong, in float64 unless the network is large, and on every fourth
@@ -138,7 +138,7 @@ def _right_in_other_settings(model: nn.Module, groups: ChannelGroups, settings: 
 
 def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> ChannelGroups:
     left = groups
-    while len(left) and (difference := _difference(model, left, settings, Trial(left.groups, SHALLOW))):
+    while len(left) and (difference := _difference(model, left, settings, TrialCut(left.groups, SHALLOW))):
         few = settings.until(difference.setting)
         if _difference(model, left, few, NOTHING):
             if difference.setting.training:  # it trains by the hour
@@ -149,17 +149,17 @@ def _right_in(settings: Settings, model: nn.Module, groups: ChannelGroups) -> Ch
                 "cut of it can be proven; make its forward pass deterministic, and let it leave its inputs "
                 "as they are"
             )
-        culprit = failing_group(Trial(left.groups, SHALLOW), partial(_agrees, model, left, few))
+        culprit = failing_group(TrialCut(left.groups, SHALLOW), partial(_agrees, model, left, few))
         left = left.without({culprit.name: f"{_WRONG} ({difference.setting.words})"})
     return left
 
 
-def _agrees(model: nn.Module, groups: ChannelGroups, settings: Settings, trial: Trial) -> bool:
+def _agrees(model: nn.Module, groups: ChannelGroups, settings: Settings, trial: TrialCut) -> bool:
     return _difference(model, groups, settings, trial) is None
 
 
 def _difference(
-    model: nn.Module, groups: ChannelGroups, settings: Settings, trial: Trial
+    model: nn.Module, groups: ChannelGroups, settings: Settings, trial: TrialCut
 ) -> Difference | None:
     plan = plan_of(groups, trial)
     try:
@@ -187,7 +187,7 @@ def _tried(model: nn.Module, groups: ChannelGroups, inputs: tuple[Tensor, ...]) 
     verdict = verdict_on(model, groups, inputs)
     if verdict.failing is None and not verdict.varied:
         # As where the last layer begins at zero: any cut would come out right.
-        model = begun_again(model, lambda net: _varies(net, inputs))
+        model = reinitialised(model, lambda net: _varies(net, inputs))
         verdict = verdict_on(model, groups, inputs)
     return model, verdict.failing is None
 

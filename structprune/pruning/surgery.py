@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from structprune.channels import ChannelGroup, ChannelGroups, Coupling, Loose, Sizing
+from structprune.channels import ChannelGroup, ChannelGroups, Coupling, ExtraParameter, SizeAttribute
 from structprune.nn.attention import fit_heads
 from structprune.nn.layers import (
     TURNED,
@@ -33,7 +33,7 @@ from structprune.nn.layers import (
 )
 from structprune.pruning.budget import Plan
 
-Row = TypeVar("Row", Coupling, Loose, Sizing)
+Row = TypeVar("Row", Coupling, ExtraParameter, SizeAttribute)
 Cuts = dict[str, set[int]]
 """Layer name -> dense indices that leave."""
 
@@ -105,7 +105,7 @@ def _count_down(module: nn.Module, attribute: str, index: int | None, count: int
         setattr(module, attribute, type(held)(numbers))
 
 
-def _leaving(row: Coupling | Loose | Sizing, keep: Tensor) -> set[int]:
+def _leaving(row: Coupling | ExtraParameter | SizeAttribute, keep: Tensor) -> set[int]:
     stays = keep.tolist()
     return {c for c, gate in zip(row.channels, row.gates, strict=True) if not stays[gate]}
 

@@ -1,27 +1,27 @@
 """Accuracy back without labels and without training, after a cut."""
 
-from structprune.reconstruction.options import asked_for, decided, rechooses
-from structprune.reconstruction.reconstruct import (
+from structprune.reconstruction.methods import (
     FITTED,
     HELD_OUT,
     METHODS,
-    Correction,
-    Mended,
-    correction_on,
-    mend,
+    Reconstructed,
+    Reconstruction,
     rechoose,
+    reconstruct,
+    reconstruction_on,
 )
+from structprune.reconstruction.options import asked_for, decided, rechooses
 
 __all__ = [
     "FITTED",
     "HELD_OUT",
     "METHODS",
-    "Correction",
-    "Mended",
+    "Reconstructed",
+    "Reconstruction",
     "asked_for",
-    "correction_on",
     "decided",
-    "mend",
     "rechoose",
     "rechooses",
+    "reconstruct",
+    "reconstruction_on",
 ]

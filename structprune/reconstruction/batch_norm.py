@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from structprune.nn.batch_norm import take_statistics
+from structprune.nn.batch_norm import collect_statistics
 from structprune.nn.layers import batch_norms
 
 BATCH = 128
@@ -21,7 +21,7 @@ def recalibrate(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
     norms = [name for name, _ in batch_norms(model)]
     parts = max(1, math.ceil(len(inputs[0]) / BATCH))
     batches = list(zip(*(x.chunk(parts) for x in inputs), strict=True))
-    statistics = take_statistics(
+    statistics = collect_statistics(
         model, lambda buffers, batch: functional_call(model, dict(buffers), batch), batches
     )
     model.load_state_dict(statistics, strict=False)

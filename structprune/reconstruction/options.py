@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from structprune.errors import UsageError
-from structprune.reconstruction.reconstruct import FEWEST, METHODS, Correction, Inputs, correction_on
+from structprune.reconstruction.methods import FEWEST, METHODS, Inputs, Reconstruction, reconstruction_on
 from structprune.scoring.criteria import DEFAULT, parts
 
 
 def decided(
     asked: str | None, trained: bool, inputs: Callable[[], Inputs] | None, seed: int, score: str
-) -> Correction | None:
+) -> Reconstruction | None:
     """Return how to mend, or None where nothing is to be mended.
 
     Args:
@@ -30,7 +30,7 @@ def decided(
     given = inputs()
     if asked is None and len(given[0]) < FEWEST:
         return None
-    return correction_on(method, given, seed, rechooses(method, score))
+    return reconstruction_on(method, given, seed, rechooses(method, score))
 
 
 def asked_for(method: str | None, trained: bool, data: bool) -> str | None:

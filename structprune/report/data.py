@@ -123,7 +123,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Met:
+class LimitResult:
     """A limit that was asked for, and what came of it.
 
     Attributes:
@@ -294,7 +294,7 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     break_even: float | None = None
     training: Training | None = None
-    limits: tuple[Met, ...] = ()
+    limits: tuple[LimitResult, ...] = ()
     notes: tuple[str, ...] = ()
     software: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, str] = field(default_factory=dict)

@@ -46,7 +46,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Front:
+class ParetoSweep:
     """A sweep.
 
     Attributes:
@@ -94,6 +94,6 @@ def marked(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(replace(b, best=not any(dominates(a, b) for a in points)) for b in points)
 
 
-def to_json(front: Front) -> str:
-    """Write a sweep as one JSON document, keys in the order of :class:`Front`."""
+def to_json(front: ParetoSweep) -> str:
+    """Write a sweep as one JSON document, keys in the order of :class:`ParetoSweep`."""
     return json.dumps(asdict(front), indent=2, allow_nan=False) + "\n"

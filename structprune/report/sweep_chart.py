@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from structprune.report.sweep import Front, Point
+from structprune.report.sweep import ParetoSweep, Point
 from structprune.report.tables import Table
 
 WIDTH, HEIGHT = 760, 480
@@ -18,7 +18,7 @@ text{font:13px sans-serif;fill:#222}.small{font-size:11px;fill:#555}.title{font-
 """
 
 
-def front_table(front: Front) -> Table:
+def front_table(front: ParetoSweep) -> Table:
     """Return a row a point, those marked that no other dominates."""
     accuracy = front.accuracy_how is not None
     head = (
@@ -34,7 +34,7 @@ def front_table(front: Front) -> Table:
     return Table(_title(front), head, tuple(_cells(point, accuracy) for point in front.points))
 
 
-def _title(front: Front) -> str:
+def _title(front: ParetoSweep) -> str:
     align = f", align {front.align}" if front.align != 1 else ""
     return f"{front.model}, {front.method}{align}: batch {front.batch}, {front.threads} thread(s)"
 
@@ -67,7 +67,7 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [round(i * step, 10) for i in range(start, max(end, start + 1) + 1)]
 
 
-def front_svg(front: Front) -> str:
+def front_svg(front: ParetoSweep) -> str:
     """Draw accuracy, or without data the kept score, against latency.
 
     Points are labelled with the fraction of nodes removed; those that no other dominates are filled and
@@ -81,7 +81,7 @@ def front_svg(front: Front) -> str:
     )
 
 
-def _drawn(front: Front) -> Iterator[str]:
+def _drawn(front: ParetoSweep) -> Iterator[str]:
     scale = 1.0 if front.accuracy_how is None else 100.0
     xs = ticks(0.0, max(point.slow for point in front.points))
     quality = [scale * point.quality for point in front.points]
@@ -102,7 +102,7 @@ def _drawn(front: Front) -> Iterator[str]:
         yield _text(x + 8, y + 16, f"{point.nodes:.2f}", "small")
 
 
-def _axes(front: Front, xs: Sequence[float], ys: Sequence[float]) -> Iterator[str]:
+def _axes(front: ParetoSweep, xs: Sequence[float], ys: Sequence[float]) -> Iterator[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for x in xs:
         at = _across(x, xs)

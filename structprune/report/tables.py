@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from structprune.report.data import Accuracy, Count, Int8, Measurement, Met, Proof, Report
+from structprune.report.data import Accuracy, Count, Int8, LimitResult, Measurement, Proof, Report
 from structprune.report.training import Detection, Event
 
 
@@ -159,7 +159,7 @@ def limit_table(report: Report) -> Table:
     return Table("Asked for", ("limit", "asked", "that is", "reached", "how"), rows)
 
 
-def _limited(met: Met, value: float) -> str:
+def _limited(met: LimitResult, value: float) -> str:
     if met.unit:
         return f"{value:.4g}{'' if met.unit == 'x' else ' '}{met.unit}"
     return f"{value:.4f}" if met.name == "nodes" else f"{value:,.0f}"

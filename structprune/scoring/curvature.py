@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from structprune.distributed import ALONE, Crew
+from structprune.distributed import SINGLE_PROCESS, ProcessGroup
 from structprune.pruning.gates import Gates
 from structprune.scoring.sampling import Term
 
@@ -31,7 +31,7 @@ def hessian_gradient(
     gates: Gates,
     along: Gates | None = None,
     within: Gates | None = None,
-    crew: Crew = ALONE,
+    crew: ProcessGroup = SINGLE_PROCESS,
 ) -> Tensors:
     """Return the gate derivative of half the squared gradient norm.
 

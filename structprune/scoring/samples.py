@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.distributed import ALONE, Crew
+from structprune.distributed import SINGLE_PROCESS, ProcessGroup
 from structprune.errors import InputError, UsageError
 from structprune.nn.batch_norm import buffers_kept, evaluating
 from structprune.scoring.losses import (
@@ -61,7 +61,7 @@ class Samples:
     real: bool = True
     how: str = "data"
     classes: bool = False
-    crew: Crew = ALONE
+    crew: ProcessGroup = SINGLE_PROCESS
     objective: str = "cross entropy"
     notable: bool = False
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from structprune.choices import Accumulate, BatchNormMode
-from structprune.distributed import ALONE, Crew
+from structprune.distributed import SINGLE_PROCESS, ProcessGroup
 from structprune.errors import InputError
 from structprune.nn.batch_norm import Statistics, evaluating
 from structprune.pruning.gates import GatedModel, Gates
@@ -110,7 +110,7 @@ class Sampling:
     draws: int = 5
     seed: int = 0
     temperature: float = 1.0
-    crew: Crew = ALONE
+    crew: ProcessGroup = SINGLE_PROCESS
 
     @property
     def samples(self) -> int:
@@ -118,9 +118,9 @@ class Sampling:
         return sum(len(batch) for batch in self.batches)
 
     @property
-    def sharing(self) -> Crew:
+    def sharing(self) -> ProcessGroup:
         """The processes that share a unit: all share the total; of the other forms each has its own units."""
-        return self.crew if self.accumulate == "total" else ALONE
+        return self.crew if self.accumulate == "total" else SINGLE_PROCESS
 
     def units(self) -> Iterator[tuple[Batch, ...]]:
         """Yield the sets of mini-batches whose derivatives are summed before the criterion is formed."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from structprune.channels import ChannelGroups
 from structprune.choices import CHOICES, Accumulate, Labels
 from structprune.errors import InputError, TargetUnreachableError, UsageError
-from structprune.nn.batch_norm import buffers_kept, evaluating, take_statistics
+from structprune.nn.batch_norm import buffers_kept, collect_statistics, evaluating
 from structprune.nn.precision import exact_arithmetic
 from structprune.pruning.gates import GatedModel, gate_channels, gate_weights
 from structprune.pruning.layer_inputs import input_sizes
@@ -292,7 +292,7 @@ def _check(scores: Scores, groups: ChannelGroups) -> None:
 
 def _statistics(gated: GatedModel, sampling: Sampling) -> dict[str, Tensor]:
     open_gates = gated.ones(requires_grad=False)
-    return take_statistics(
+    return collect_statistics(
         gated.model,
         lambda buffers, batch: sampling.run(gated, open_gates, batch.inputs, buffers=buffers),
         sampling.batches,

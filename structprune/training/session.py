@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from structprune.choices import Precision
 from structprune.data import Batches
-from structprune.distributed import ALONE, Crew
+from structprune.distributed import SINGLE_PROCESS, ProcessGroup
 from structprune.errors import UsageError, argument
 from structprune.scoring.samples import Samples
 from structprune.scoring.sampling import MINI_BATCH
@@ -80,7 +80,7 @@ class Session:
     precision: Precision = "float32"
     channels_last: bool = False
     checkpoint: Path | None = None
-    crew: Crew = ALONE
+    crew: ProcessGroup = SINGLE_PROCESS
 
     def program(self) -> Program:
         """Return the steps, anew from the first."""

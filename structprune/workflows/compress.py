@@ -24,7 +24,7 @@ from structprune.proofs.trial_cut import cuttable_groups
 from structprune.proofs.verdict import require
 from structprune.pruning.budget import Plan, select
 from structprune.pruning.surgery import shrink
-from structprune.reconstruction import mend
+from structprune.reconstruction import reconstruct
 from structprune.report.clock import Clock
 from structprune.report.data import Accuracy
 from structprune.report.protocols import Say, Tools
@@ -141,7 +141,7 @@ def _mended(run: Run, request: Request, cut: CutNetwork) -> CutNetwork:
     if request.correction is None:
         return cut
     with run.clock.step("mend", "mending"):
-        mended = mend(request.model, cut.small, cut.groups, cut.plan, request.correction)
+        mended = reconstruct(request.model, cut.small, cut.groups, cut.plan, request.correction)
     return replace(cut, small=mended.model, notes=(*cut.notes, *([mended.note] if mended.note else [])))
 
 

@@ -18,9 +18,9 @@ from structprune.channels import ChannelGroups
 from structprune.errors import InputError
 from structprune.models.architecture import FACTORY
 from structprune.models.results import save_weights_and_plan, widths_of
-from structprune.nn.batch_norm import evaluating, take_statistics
+from structprune.nn.batch_norm import collect_statistics, evaluating
 from structprune.nn.layers import counted_down
-from structprune.nn.reinit import begun_again
+from structprune.nn.reinit import reinitialised
 from structprune.proofs.comparison.gap import LEAST_SPREAD
 from structprune.proofs.modes import varies
 from structprune.proofs.reloaded import reloaded
@@ -28,7 +28,7 @@ from structprune.proofs.signature import signature
 from structprune.proofs.verdict import require
 from structprune.pruning.budget import Plan
 from structprune.report.clock import Clock
-from structprune.report.data import Measurement, Met, Proof
+from structprune.report.data import LimitResult, Measurement, Proof
 from structprune.report.protocols import Say, Tools
 from structprune.scoring.samples import Samples, random_like
 from structprune.scoring.scores import Scores
@@ -77,7 +77,7 @@ class CutNetwork:
     scores: Scores
     small: nn.Module
     proof: Proof | None
-    limits: tuple[Met, ...] = ()
+    limits: tuple[LimitResult, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -171,7 +171,7 @@ def _in_float32(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _with_statistics_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     varied = copy.deepcopy(model)
-    statistics = take_statistics(
+    statistics = collect_statistics(
         varied, lambda buffers, batch: functional_call(varied, dict(buffers), batch), [inputs]
     )
     varied.load_state_dict(statistics, strict=False)
@@ -182,7 +182,7 @@ def _with_statistics_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Modu
 VARIED: Mapping[str, Callable[[nn.Module, tuple[Tensor, ...]], nn.Module]] = {
     "the inputs' batch-norm statistics": _with_statistics_of,
     "redrawn weights": lambda model, inputs: _with_statistics_of(
-        begun_again(model, lambda net: varies(net, inputs)), inputs
+        reinitialised(model, lambda net: varies(net, inputs)), inputs
     ),
 }
 

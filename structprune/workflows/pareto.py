@@ -18,11 +18,11 @@ from structprune.limits.bisection import first
 from structprune.limits.ranking import Ranking
 from structprune.pruning.budget import select
 from structprune.pruning.surgery import shrink
-from structprune.reconstruction import mend, rechoose
+from structprune.reconstruction import rechoose, reconstruct
 from structprune.report.clock import Clock
 from structprune.report.data import Measurement
 from structprune.report.protocols import Say, Tools
-from structprune.report.sweep import Front, Point, marked
+from structprune.report.sweep import ParetoSweep, Point, marked
 from structprune.scoring.score import order
 from structprune.scoring.scores import Scores
 from structprune.workflows.compress import device_layers_of, groups_of
@@ -33,7 +33,7 @@ SECONDS = 1.5
 """Time that is spent on each network."""
 
 
-def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambda _: None) -> Front:
+def sweep(request: Request, points: int, by: str, tools: Tools, say: Say = lambda _: None) -> ParetoSweep:
     """Cut at several depths along one ranking, and time all networks in turn.
 
     Args:
@@ -125,7 +125,7 @@ def _network(request: Request, ranking: Ranking, depth: int) -> nn.Module:
     if correction is None:
         return ranking.network(depth)
     plan = rechoose(dense, groups, ranking.plan(depth), correction)
-    return mend(dense, shrink(dense, groups, plan).eval(), groups, plan, correction).model
+    return reconstruct(dense, shrink(dense, groups, plan).eval(), groups, plan, correction).model
 
 
 def _point(ranking: Ranking, depth: int, taken: Measurement, accuracy: float | None) -> Point:
@@ -160,8 +160,8 @@ def _about_choosing(scores: Scores, layers: Layers | None) -> Iterator[str]:
 
 def _front(
     run: Run, request: Request, by: str, found: Sequence[Point], timed: Measurement, notes: tuple[str, ...]
-) -> Front:
-    return Front(
+) -> ParetoSweep:
+    return ParetoSweep(
         model=request.name,
         method=request.scoring.score,
         by=by,

@@ -28,7 +28,7 @@ from structprune.scoring.score import Scoring, loss_of
 from structprune.scoring.scores import Scores
 from structprune.training import Session, Trained
 from structprune.workflows.outputs import CutNetwork, Run
-from structprune.workflows.request import Learned, Lesson, Request
+from structprune.workflows.request import Request, TrainRequest, TrainResult
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def of_compression(
     )
 
 
-def of_training(run: Run, learned: Learned, cut: CutNetwork, evidence: Evidence, accuracy: float) -> Report:
+def of_training(
+    run: Run, learned: TrainResult, cut: CutNetwork, evidence: Evidence, accuracy: float
+) -> Report:
     """Report of a training with a method of pruning in it; ``accuracy`` is that on the test images."""
     lesson, trained, session = learned.lesson, learned.trained, learned.lesson.session
     unit = session.method.unit
@@ -199,7 +201,7 @@ def _break_even(tools: Tools | None, evidence: Evidence) -> float | None:
 # ---- a training
 
 
-def _training(lesson: Lesson, trained: Trained, accuracy: float) -> Training:
+def _training(lesson: TrainRequest, trained: Trained, accuracy: float) -> Training:
     session = lesson.session
     best = trained.best or (None, None)
     return Training(
@@ -221,7 +223,7 @@ def _training(lesson: Lesson, trained: Trained, accuracy: float) -> Training:
     )
 
 
-def _recipe(lesson: Lesson) -> str:
+def _recipe(lesson: TrainRequest) -> str:
     """The recipe's name with what is in force of it."""
     session, recipe = lesson.session, lesson.session.recipe
     processes = f", {session.crew.size} processes" if session.crew.size > 1 else ""

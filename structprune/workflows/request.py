@@ -14,7 +14,7 @@ from structprune.hardware.profile import DeviceProfile
 from structprune.limits.parse import Limit
 from structprune.models.architecture import Architecture
 from structprune.pruning.budget import Budget, Plan
-from structprune.reconstruction import Correction
+from structprune.reconstruction import Reconstruction
 from structprune.report.data import Report
 from structprune.report.protocols import Meter
 from structprune.scoring.samples import Samples
@@ -106,7 +106,7 @@ class Request:
     measure: bool = True
     notes: tuple[str, ...] = ()
     scope: Scope = field(default_factory=Scope)
-    correction: Correction | None = None
+    correction: Reconstruction | None = None
     floor: float = 0.02
     align: int = 1
     int8: bool = False
@@ -121,7 +121,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainRequest:
     """A training with a method of pruning in it, and what becomes of the network.
 
     Attributes:
@@ -160,7 +160,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainResult:
     """A training that is done, before anything of it is written.
 
     Attributes:
@@ -169,7 +169,7 @@ class Learned:
         meter: the energy that it took, or None.
     """
 
-    lesson: Lesson
+    lesson: TrainRequest
     trained: Trained
     meter: Meter | None
 

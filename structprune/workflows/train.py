@@ -29,13 +29,13 @@ from structprune.workflows.outputs import (
     written_and_proven,
 )
 from structprune.workflows.reporting import Evidence, of_training, write_report
-from structprune.workflows.request import Learned, Lesson, Outcome
+from structprune.workflows.request import Outcome, TrainRequest, TrainResult
 
 RESUMED = 1.05
 """How much longer a training must have been than this process for it to count as resumed."""
 
 
-def train(lesson: Lesson, tools: Tools | None = None, say: Say = lambda _: None) -> Learned:
+def train(lesson: TrainRequest, tools: Tools | None = None, say: Say = lambda _: None) -> TrainResult:
     """Train a network with a method of pruning; nothing is written but the session's checkpoint.
 
     Args:
@@ -55,10 +55,12 @@ def train(lesson: Lesson, tools: Tools | None = None, say: Say = lambda _: None)
         trained = trainer.train(lesson.session, lesson.resume, say)
     if meter is not None and trained.seconds > RESUMED * (time.perf_counter() - start):
         meter.joules, meter.how = None, "of a training that was resumed only the last stretch was metered"
-    return Learned(lesson, trained, meter)
+    return TrainResult(lesson, trained, meter)
 
 
-def deliver(learned: Learned, folder: Path, tools: Tools | None = None, say: Say = lambda _: None) -> Outcome:
+def deliver(
+    learned: TrainResult, folder: Path, tools: Tools | None = None, say: Say = lambda _: None
+) -> Outcome:
     """Write what was trained into an empty folder, prove it, measure it and report.
 
     Args:
@@ -105,7 +107,7 @@ def _untraced(model: nn.Module) -> ChannelGroups:
     return ChannelGroups((), (), {name: out_width(layer) for name, layer in node_layers(model)}, ())
 
 
-def _about_training(lesson: Lesson, trained: Trained) -> Iterator[str]:
+def _about_training(lesson: TrainRequest, trained: Trained) -> Iterator[str]:
     detection = trained.detection
     if detection is not None and detection.fired_after is None:
         yield f"the detector never fired; the cut came at the latest epoch, {detection.latest}"

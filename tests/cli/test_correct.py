@@ -112,14 +112,14 @@ def test_steps_are_mended_in_between(learner: Path, cli: Command, monkeypatch: p
     from structprune.workflows import compress as pipeline
 
     kept: list[int] = []
-    whole = pipeline.mend  # type: ignore[attr-defined]
+    whole = pipeline.reconstruct  # type: ignore[attr-defined]
 
     def noted(*given: Any) -> Any:
         kept.append(sum(int(keep.sum()) for keep in given[3].keep.values()))
         return whole(*given)
 
     for place in (iterative, pipeline):
-        monkeypatch.setattr(place, "mend", noted)
+        monkeypatch.setattr(place, "reconstruct", noted)
     document = cli(*DIGITS, "--steps", 3, "-o", "out", "--json").done().document
     assert len(kept) == 3  # between the steps twice, and once at the end
     assert kept == sorted(kept, reverse=True)

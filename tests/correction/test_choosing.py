@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from structprune.pruning.surgery import shrink
 from structprune.reconstruction import channel_selection as choosing
-from structprune.reconstruction import correction_on, mend, rechoose, rechooses
+from structprune.reconstruction import rechoose, rechooses, reconstruct, reconstruction_on
 from structprune.reconstruction.channel_selection import rechosen
 from structprune.reconstruction.im2col import as_columns, bias_of, columns, draw_places, map_sizes, norm_scale
+from structprune.reconstruction.methods import distance, outputs
 from structprune.reconstruction.normal_equations import RIDGE
 from structprune.reconstruction.observed_pass import Fit
-from structprune.reconstruction.reconstruct import distance, outputs
 from structprune.reconstruction.refittable_layers import readers
 from tests.correction.test_least_squares import values_at
 from tests.cuts import Cut, every_second, like_trained
@@ -133,13 +133,13 @@ def test_grouped_convolutions_and_layers_too_wide_leave_the_choice_to_the_scores
 def test_what_stays_is_as_much_as_before_and_nothing_of_the_network_changes() -> None:
     cut = cut_of(TinyResidualConcat, 60)
     before = snapshot(cut.dense.train())
-    correction = correction_on("least-squares", cut.inputs, rechooses=True)
+    correction = reconstruction_on("least-squares", cut.inputs, rechooses=True)
     plan = rechoose(cut.dense, cut.groups, cut.plan, correction)
     assert changed(before, snapshot(cut.dense)) == []
     assert {n: int(k.sum()) for n, k in plan.keep.items()} == {
         n: int(k.sum()) for n, k in cut.plan.keep.items()
     }
-    same = rechoose(cut.dense, cut.groups, cut.plan, correction_on("least-squares", cut.inputs))
+    same = rechoose(cut.dense, cut.groups, cut.plan, reconstruction_on("least-squares", cut.inputs))
     assert same is cut.plan
 
 
@@ -153,14 +153,16 @@ def test_it_is_worth_it_on_a_network_whose_channels_repeat_each_other() -> None:
     x = torch.randn(200, 5)
     cut = Cut(model, (x,))
     cut.plan = every_second(cut.groups)
-    correction = correction_on("least-squares", (x,), rechooses=True)
+    correction = reconstruction_on("least-squares", (x,), rechooses=True)
     others = (torch.randn(80, 5),)
     reference = outputs(cut.dense, others)
     off = []
     for plan in (cut.plan, rechoose(cut.dense, cut.groups, cut.plan, correction)):
         small = shrink(cut.dense, cut.groups, plan)
         off.append(
-            distance(outputs(mend(cut.dense, small, cut.groups, plan, correction).model, others), reference)
+            distance(
+                outputs(reconstruct(cut.dense, small, cut.groups, plan, correction).model, others), reference
+            )
         )
     assert off[1] < off[0]
 

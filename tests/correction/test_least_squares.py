@@ -15,8 +15,8 @@ from structprune.reconstruction import observed_pass as passes
 from structprune.reconstruction import targets
 from structprune.reconstruction.im2col import bias_of
 from structprune.reconstruction.least_squares import refit
+from structprune.reconstruction.methods import kept_outputs
 from structprune.reconstruction.observed_pass import Fit
-from structprune.reconstruction.reconstruct import kept_outputs
 from structprune.reconstruction.refittable_layers import Reader, readers
 from tests.correction.kinds import KINDS
 from tests.cuts import Cut, like_trained

@@ -12,12 +12,12 @@ from structprune.errors import UsageError
 from structprune.models.definitions import MODELS
 from structprune.nn.layers import batch_norms
 from structprune.pruning.budget import Budget, Plan
-from structprune.reconstruction import Correction, asked_for, correction_on, mend, rechoose
-from structprune.reconstruction import reconstruct as mending
+from structprune.reconstruction import Reconstruction, asked_for, rechoose, reconstruct, reconstruction_on
+from structprune.reconstruction import methods as mending
 from structprune.reconstruction.batch_norm import recalibrate
 from structprune.reconstruction.least_squares import refit
+from structprune.reconstruction.methods import chunks, distance, outputs
 from structprune.reconstruction.observed_pass import Fit
-from structprune.reconstruction.reconstruct import chunks, distance, outputs
 from structprune.reconstruction.refittable_layers import Reader
 from tests.cuts import Cut, like_trained
 from tests.networks import NETWORKS, Tiny, TinyConvBN, TinyMLP, example
@@ -30,8 +30,8 @@ def cut_of(network: type[Tiny], batch: int = 160) -> Cut:
     return Cut(like_trained(network()), (example(network, batch),))
 
 
-def mended(cut: Cut, method: str = "least-squares") -> mending.Mended:
-    return mend(cut.dense, cut.small, cut.groups, cut.plan, correction_on(method, cut.inputs))
+def mended(cut: Cut, method: str = "least-squares") -> mending.Reconstructed:
+    return reconstruct(cut.dense, cut.small, cut.groups, cut.plan, reconstruction_on(method, cut.inputs))
 
 
 def apart(cut: Cut, model: nn.Module, inputs: tuple[Tensor, ...]) -> float:
@@ -95,7 +95,7 @@ def test_a_network_of_which_nothing_is_cut_is_handed_back() -> None:
     cut = cut_of(TinyMLP)
     whole = Plan({g.name: torch.ones(g.size, dtype=torch.bool) for g in cut.groups}, Budget(0.0), 0.0)
     for method in METHODS:
-        found = mend(cut.dense, cut.small, cut.groups, whole, correction_on(method, cut.inputs))
+        found = reconstruct(cut.dense, cut.small, cut.groups, whole, reconstruction_on(method, cut.inputs))
         assert (found.model, found.changed, found.note) == (cut.small, (), None)
 
 
@@ -118,8 +118,8 @@ def test_what_does_not_come_nearer_on_inputs_held_out_is_not_kept(monkeypatch: p
 def test_inputs_of_another_kind_than_those_held_out_show_in_the_verdict() -> None:
     """Fitted on next to nothing but zeros, layers know nothing of real inputs."""
     cut = cut_of(TinyMLP)
-    given = Correction("least-squares", (torch.zeros(20, 5) + 3,), cut.inputs)
-    found = mend(cut.dense, cut.small, cut.groups, cut.plan, given)
+    given = Reconstruction("least-squares", (torch.zeros(20, 5) + 3,), cut.inputs)
+    found = reconstruct(cut.dense, cut.small, cut.groups, cut.plan, given)
     assert found.model is cut.small or apart(cut, found.model, cut.inputs) < apart(cut, cut.small, cut.inputs)
 
 
@@ -139,8 +139,8 @@ class Failing(nn.Module):
 
 def test_a_network_that_does_not_run_stays_as_it_was_cut() -> None:
     cut = Cut(Failing(8), (torch.randn(8, 5),))
-    given = correction_on("least-squares", (torch.randn(60, 5),))
-    found = mend(cut.dense, cut.small, cut.groups, cut.plan, given)
+    given = reconstruction_on("least-squares", (torch.randn(60, 5),))
+    found = reconstruct(cut.dense, cut.small, cut.groups, cut.plan, given)
     assert found.model is cut.small
     assert found.note == "not mended: too many at once"
 
@@ -161,7 +161,7 @@ def test_batch_norms_of_any_kind_are_mended_around(options: dict[str, bool]) -> 
         )
     ).eval()
     cut = Cut(model, (torch.randn(160, 3, 8, 8),))
-    given = correction_on("least-squares", cut.inputs, rechooses=True)
+    given = reconstruction_on("least-squares", cut.inputs, rechooses=True)
     plan = rechoose(cut.dense, cut.groups, cut.plan, given)
     assert any(not torch.equal(keep, plan.keep[name]) for name, keep in cut.plan.keep.items())
     found = mended(cut)
@@ -196,25 +196,25 @@ def test_recalibrated_statistics_are_those_of_the_inputs() -> None:
 
 def test_inputs_that_judge_are_none_of_those_that_mend() -> None:
     numbers = torch.arange(100.0).reshape(100, 1)
-    found = correction_on("least-squares", (numbers, numbers + 1000), seed=4)
+    found = reconstruction_on("least-squares", (numbers, numbers + 1000), seed=4)
     fitted, held = (x[0].flatten().tolist() for x in (found.fitted, found.held_out))
     assert sorted(fitted + held) == numbers.flatten().tolist()
     assert (len(fitted), len(held)) == (80, 20)
     assert torch.equal(found.fitted[1], found.fitted[0] + 1000)
-    again = correction_on("least-squares", (numbers,), seed=4)
+    again = reconstruction_on("least-squares", (numbers,), seed=4)
     assert again.fitted[0].flatten().tolist() == fitted
 
 
 def test_many_inputs_are_cut_down_to_512_and_128() -> None:
-    found = correction_on("batch-norm", (torch.zeros(2000, 1),))
+    found = reconstruction_on("batch-norm", (torch.zeros(2000, 1),))
     assert (len(found.fitted[0]), len(found.held_out[0])) == (512, 128)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: correction_on("least-squares", (torch.zeros(5, 1),)), "5 inputs are too few"),
-        (lambda: correction_on("magic", (torch.zeros(50, 1),)), "unknown correction 'magic'"),
+        (lambda: reconstruction_on("least-squares", (torch.zeros(5, 1),)), "5 inputs are too few"),
+        (lambda: reconstruction_on("magic", (torch.zeros(50, 1),)), "unknown correction 'magic'"),
         (lambda: asked_for("magic", True, True), "known: least-squares, batch-norm, none"),
         (lambda: asked_for("batch-norm", True, False), "batch-norm corrects a network on data"),
     ],

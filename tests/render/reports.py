@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from structprune.report.data import Accuracy, Count, Measurement, Met, Proof, Protected, Ratio, Report, Series
+from structprune.report.data import (
+    Accuracy,
+    Count,
+    LimitResult,
+    Measurement,
+    Proof,
+    Protected,
+    Ratio,
+    Report,
+    Series,
+)
 from structprune.report.training import Detection, Epoch, Event, Training
 
 
@@ -55,9 +65,9 @@ FULL = Report(
     seconds={"score": 11.5, "cut": 0.375, "finetune": 33.5},
     break_even=1_234_567.0,
     limits=(
-        Met("nodes", "89 % removed", 0.89, 0.8902, "", "fraction of nodes"),
-        Met("params", "at most 131k", 131_000.0, 130_001.0, "", "counted by hand"),
-        Met("speedup", "16.5x faster", 16.5, 16.75, "x", "timed alone"),
+        LimitResult("nodes", "89 % removed", 0.89, 0.8902, "", "fraction of nodes"),
+        LimitResult("params", "at most 131k", 131_000.0, 130_001.0, "", "counted by hand"),
+        LimitResult("speedup", "16.5x faster", 16.5, 16.75, "x", "timed alone"),
     ),
     notes=("ONNX written by the legacy exporter | see above",),
     software={"torch": "2.15.0"},

@@ -8,7 +8,7 @@ import pytest
 
 from structprune.report import front_svg, front_table
 from structprune.report.data import Ratio
-from structprune.report.sweep import Front, Point, marked, to_json
+from structprune.report.sweep import ParetoSweep, Point, marked, to_json
 from structprune.report.sweep_chart import HEIGHT, WIDTH, ticks
 
 POINTS = (
@@ -17,7 +17,7 @@ POINTS = (
     Point(0.5, 1_000_000, None, 5.125, 5.0, 5.5, Ratio(4.0, 3.9, 4.1), 0.625),
     Point(0.75, 1_000, 1_000, 1.25, 1.125, 1.75, Ratio(16.4, 16.1, 16.8), 0.25),
 )
-FRONT = Front(
+FRONT = ParetoSweep(
     model="net <1>",
     method="crop",
     by="nodes",
@@ -70,7 +70,7 @@ def test_the_json_holds_everything() -> None:
 
 
 @pytest.mark.parametrize("front", [FRONT, JUDGED, replace(FRONT, points=marked(POINTS[:1]))])
-def test_the_drawing(front: Front) -> None:
+def test_the_drawing(front: ParetoSweep) -> None:
     root = ElementTree.fromstring(front_svg(front))
     words = [element.text or "" for element in root.iter(f"{SPACE}text")]
     assert "net <1>, crop, align 16: batch 1, 2 thread(s)" in words

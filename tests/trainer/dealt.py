@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from structprune.channels import channel_groups
-from structprune.distributed import Crew, crew_of_torchrun
+from structprune.distributed import ProcessGroup, process_group_of_torchrun
 from structprune.scoring.sampling import mini_batches_of
 from structprune.scoring.score import Scoring, score, score_weights
 from structprune.training import train
@@ -30,7 +30,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 ON_WEIGHTS = ("snip", "crop", "grasp", "synflow", "ntk_sap_redrawn")
 
 
-def found(crew: Crew) -> dict[str, Any]:
+def found(crew: ProcessGroup) -> dict[str, Any]:
     """Return scores by case, and what a training with a cut in it leaves."""
     asked = session("earlycrop-s", epochs=4, crew=crew)
     groups = channel_groups(asked.model, asked.example)
@@ -56,6 +56,6 @@ def found(crew: Crew) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with crew_of_torchrun("cpu") as (members, _):
+    with process_group_of_torchrun("cpu") as (members, _):
         result = found(members)
         torch.save({"size": members.size, **result}, Path(sys.argv[1]) / f"{members.rank}.pt")

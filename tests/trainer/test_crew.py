@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from structprune.distributed import ALONE, Crew
+from structprune.distributed import SINGLE_PROCESS, ProcessGroup
 from tests.cli.command import environment
 from tests.trainer.dealt import found
 
@@ -33,20 +33,29 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def one() -> dict[str, Any]:
-    return found(ALONE)
+    return found(SINGLE_PROCESS)
 
 
 def test_dealing_gives_every_item_to_one_process() -> None:
     items = list(range(7))
-    assert sorted([*Crew(0, 3).deal(items), *Crew(1, 3).deal(items), *Crew(2, 3).deal(items)]) == items
-    assert list(ALONE.deal(items)) == items
+    assert (
+        sorted(
+            [
+                *ProcessGroup(0, 3).deal(items),
+                *ProcessGroup(1, 3).deal(items),
+                *ProcessGroup(2, 3).deal(items),
+            ]
+        )
+        == items
+    )
+    assert list(SINGLE_PROCESS.deal(items)) == items
 
 
 def test_alone_nothing_is_wrapped_or_summed() -> None:
     layer, x = nn.Linear(2, 2), {"x": torch.ones(2)}
-    assert ALONE.wrapped(layer) is layer
-    assert torch.equal(ALONE.total(x)["x"], x["x"])
-    assert ALONE.mean(0.3) == 0.3
+    assert SINGLE_PROCESS.wrapped(layer) is layer
+    assert torch.equal(SINGLE_PROCESS.total(x)["x"], x["x"])
+    assert SINGLE_PROCESS.mean(0.3) == 0.3
 
 
 def test_scores_agree(one: dict[str, Any], two: list[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from structprune.data import Batches, read_images
-from structprune.distributed import Crew
+from structprune.distributed import ProcessGroup
 from structprune.errors import InputError, OutputError, ProofFailedError, StructpruneError, UsageError
 from structprune.report.data import Proof
 from structprune.scoring.samples import Samples
@@ -328,7 +328,7 @@ OTHER: dict[str, Any] = {
     "floor": 0.3,
     "latest": 3,
     "precision": "bfloat16",
-    "crew": Crew(0, 2),
+    "crew": ProcessGroup(0, 2),
     "epochs": 7,
     "remove": 0.25,
     "name": "other",

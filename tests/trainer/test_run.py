@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.channels import channel_groups
-from structprune.distributed import Crew
+from structprune.distributed import ProcessGroup
 from structprune.errors import InputError, TargetUnreachableError, UsageError
 from structprune.pruning.counts import weight_entries
 from structprune.pruning.masks import kept_count
@@ -225,7 +225,7 @@ def test_what_means_nothing_to_a_method_is_refused(name: str, wrong: dict[str, i
 
 def test_a_batch_too_small_for_its_processes_is_refused() -> None:
     with pytest.raises(UsageError, match="2 images a step"):
-        train(replace(session("snap"), crew=Crew(0, 9)))
+        train(replace(session("snap"), crew=ProcessGroup(0, 9)))
 
 
 class Chain(nn.Module):

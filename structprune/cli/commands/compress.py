@@ -17,10 +17,10 @@ from structprune.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressOptions:
+class CompressCommand:
     """All that ``compress`` is told."""
 
-    much: LimitOptions
+    target: LimitOptions
     network: o.NetworkOptions
     data: o.DataOptions
     scoring: o.ScoreOptions
@@ -55,15 +55,15 @@ class CompressOptions:
 
 @shell.guarded
 @takes_options
-def compress(network: o.Spec, options: CompressOptions) -> None:
+def compress(network: o.Spec, options: CompressCommand) -> None:
     """Remove a fraction of a network's nodes, or the least that keeps every limit; prove, export, measure."""
-    limits = options.much.limits
+    _ = options.target.limits  # what makes no sense is refused before torch is imported
     check(flat(options))
     _refuse_untaught(options.finetuning)
     from structprune.cli.runs.compress import run
 
     with shell.speaking(options.shown.quiet) as say:
-        report, folder = run(network, limits, options, say)
+        report, folder = run(network, options, say)
     shell.written()
     if options.shown.json:
         shell.print_json(asdict(report))

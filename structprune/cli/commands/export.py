@@ -15,7 +15,7 @@ from structprune.cli.panels import flat, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportCommand:
     """All that ``export`` is told."""
 
     output: Annotated[
@@ -42,7 +42,7 @@ class ExportOptions:
 
 @shell.guarded
 @takes_options
-def export(network: o.Spec, options: ExportOptions) -> None:
+def export(network: o.Spec, options: ExportCommand) -> None:
     """Write a network as ONNX and prove that ONNX Runtime computes the same."""
     check(flat(options))
     from structprune.cli.runs.export import run

@@ -14,7 +14,7 @@ from structprune.cli.panels import flat, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+class InspectCommand:
     """All that ``inspect`` is told."""
 
     network: o.NetworkOptions
@@ -29,7 +29,7 @@ class InspectOptions:
 
 @shell.guarded
 @takes_options
-def inspect(network: o.Spec, options: InspectOptions) -> None:
+def inspect(network: o.Spec, options: InspectCommand) -> None:
     """Show which channels leave together, what is protected and why, and how much can go. Needs no data."""
     check(flat(options))
     from structprune.cli.runs.gather import read, scope_of

@@ -16,7 +16,7 @@ from structprune.cli.panels import flat, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureVerbOptions:
+class MeasureCommand:
     """All that ``measure`` is told."""
 
     network: o.NetworkOptions
@@ -63,7 +63,7 @@ def measure(
             metavar="INPUT...", help="One network or several, or .onnx files; the first is the reference."
         ),
     ],
-    options: MeasureVerbOptions,
+    options: MeasureCommand,
 ) -> None:
     """Measure batch time, memory, disk, multiply-adds, energy and carbon of networks side by side."""
     check(flat(options))

@@ -17,7 +17,7 @@ from structprune.cli.panels import flat, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParetoOptions:
+class ParetoCommand:
     """All that ``pareto`` is told."""
 
     points: Annotated[int, typer.Option(help="Networks, the dense one and the deepest cut among them.")] = 8
@@ -44,7 +44,7 @@ class ParetoOptions:
 
 @shell.guarded
 @takes_options
-def pareto(network: o.Spec, options: ParetoOptions) -> None:
+def pareto(network: o.Spec, options: ParetoCommand) -> None:
     """Cut at several depths along one ranking: what each keeps, costs and takes, as a table and a drawing."""
     check({**flat(options), "measure_batch": [options.measure_batch]})
     from structprune.cli.runs.pareto import run

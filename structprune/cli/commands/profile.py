@@ -15,7 +15,7 @@ from structprune.cli.panels import flat, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileOptions:
+class ProfileCommand:
     """All that ``profile`` is told."""
 
     file: Annotated[
@@ -35,7 +35,7 @@ class ProfileOptions:
 
 @shell.guarded
 @takes_options
-def profile(options: ProfileOptions) -> None:
+def profile(options: ProfileCommand) -> None:
     """Measure which widths ONNX Runtime likes on this machine, for --align auto here or elsewhere."""
     check({**flat(options), "precision": None})
     from structprune.cli.runs.profile import run, tables, words

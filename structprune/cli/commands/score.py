@@ -15,7 +15,7 @@ from structprune.cli.panels import flat, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreVerbOptions:
+class ScoreCommand:
     """All that ``score`` is told."""
 
     output: Annotated[
@@ -33,7 +33,7 @@ class ScoreVerbOptions:
 
 @shell.guarded
 @takes_options
-def score(network: o.Spec, options: ScoreVerbOptions) -> None:
+def score(network: o.Spec, options: ScoreCommand) -> None:
     """Score every channel: to a file, and as a picture in the terminal."""
     check(flat(options))
     from structprune.cli.runs import score as scoring

@@ -17,7 +17,7 @@ from structprune.cli.panels import flat, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainCommand:
     """All that ``train`` is told."""
 
     method: Annotated[str, typer.Option(help="A method, see structprune methods.")] = "structprune"
@@ -99,7 +99,7 @@ class TrainOptions:
 
 @shell.guarded
 @takes_options
-def train(options: TrainOptions) -> None:
+def train(options: TrainCommand) -> None:
     """Train a network with any method of the papers, when to prune and what to prune."""
     check(flat(options))
     from structprune.cli.runs.train import run

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from structprune.cli.commands.compress import CompressOptions
+from structprune.cli.commands.compress import CompressCommand
 from structprune.cli.runs import network as inputs
 from structprune.cli.runs.gather import Gathered, Say, Scored, check_early, gather, scope_of, stem
 from structprune.cli.runs.profile import profile_of
 from structprune.cli.runs.reconstruct import correction_of
 from structprune.cli.runs.teacher import teacher_of
 from structprune.cli.runs.tools import toolbox
-from structprune.limits.parse import Limit
 from structprune.models.results import check_target, staged_folder
 from structprune.report.data import Report
 from structprune.scoring.score import about_loss
@@ -20,29 +18,29 @@ from structprune.workflows import compress as pipeline
 from structprune.workflows.request import Request
 
 
-def run(network: str, limits: Sequence[Limit], options: CompressOptions, say: Say) -> tuple[Report, Path]:
+def run(network: str, options: CompressCommand, say: Say) -> tuple[Report, Path]:
     """Compress a network as the options ask, and put the result folder in place."""
     scored = Scored(
         options.network,
         options.data,
         options.scoring,
         options.place,
-        options.much.steps,
+        options.target.steps,
         options.correction.batch_size,
         options.finetuning.mirror,
     )
     check_early(scored)
-    named = "-".join(f"{limit.name}{limit.written}" for limit in limits)
+    named = "-".join(f"{limit.name}{limit.written}" for limit in options.target.limits)
     folder = options.output or Path(f"{stem(network)}-{named}")
     check_target(folder, options.force)
-    request = _request(limits, options, gather(network, scored, say), say)
+    request = _request(options, gather(network, scored, say), say)
     tools = toolbox(options.onnx, options.measuring, options.place.device)
     with staged_folder(folder, options.force) as stage:
         outcome = pipeline.compress(request, stage, tools, say)
     return outcome.report, folder
 
 
-def _request(limits: Sequence[Limit], options: CompressOptions, found: Gathered, say: Say) -> Request:
+def _request(options: CompressCommand, found: Gathered, say: Say) -> Request:
     profile = profile_of(options.widths, options.place.device, options.measuring.threads, say)
     network, images, finetuning = found.network, found.images, options.finetuning
     epochs, seed = finetuning.finetune, options.place.seed
@@ -53,7 +51,7 @@ def _request(limits: Sequence[Limit], options: CompressOptions, found: Gathered,
     return Request(
         model=network.model,
         example=network.example,
-        limits=tuple(limits),
+        limits=options.target.limits,
         floor=options.widths.floor,
         align=1 if profile else int(options.widths.alignment),
         samples=found.samples,

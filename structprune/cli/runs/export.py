@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from exporters.toolbox import Toolbox
-from structprune.cli.commands.export import ExportOptions
+from structprune.cli.commands.export import ExportCommand
 from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.runs import network as inputs
 from structprune.cli.runs.gather import Say, read, stem
@@ -67,7 +67,7 @@ class Exported:
         yield from (f"Note: {note}." for note in self.notes)
 
 
-def run(network: str, options: ExportOptions, say: Say) -> Exported:
+def run(network: str, options: ExportCommand, say: Say) -> Exported:
     """Write a proven ONNX file as the options ask, or an int8 form of one."""
     data, int8 = options.data, options.int8
     if data.data and not int8:
@@ -92,7 +92,7 @@ def run(network: str, options: ExportOptions, say: Say) -> Exported:
 
 
 def _images(
-    options: ExportOptions, network: inputs.Network, learn: ImageSet | None, test: ImageSet | None
+    options: ExportCommand, network: inputs.Network, learn: ImageSet | None, test: ImageSet | None
 ) -> inputs.Images | None:
     if learn is None:
         return None
@@ -109,7 +109,7 @@ def _images(
 
 
 def _proven(
-    options: ExportOptions, network: inputs.Network, path: Path, say: Say
+    options: ExportCommand, network: inputs.Network, path: Path, say: Say
 ) -> tuple[Proof, tuple[str, ...]]:
     samples = random_samples(network.model, network.example, PROOF_INPUTS, options.place.seed)
     say("exporting")
@@ -118,7 +118,7 @@ def _proven(
     return proof, notes
 
 
-def _tools(options: ExportOptions) -> Toolbox:
+def _tools(options: ExportCommand) -> Toolbox:
     return Toolbox(
         opset=options.form.opset,
         exporter=options.form.exporter,  # type: ignore[arg-type]  # checked by the parser's rules

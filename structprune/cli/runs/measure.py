@@ -16,7 +16,7 @@ from exporters.probes.layer_time import LayerTime, not_faster
 from exporters.runtime.networks import Network
 from exporters.runtime.onnx_inputs import check_inputs, random_inputs
 from exporters.to_onnx import to_onnx
-from structprune.cli.commands.measure import MeasureVerbOptions
+from structprune.cli.commands.measure import MeasureCommand
 from structprune.cli.runs.gather import Say, read, stem
 from structprune.cli.runs.network import read_inputs
 from structprune.errors import UsageError
@@ -42,7 +42,7 @@ class _Found:
     example: tuple[Tensor, ...]
 
 
-def run(specs: Sequence[str], options: MeasureVerbOptions, say: Say) -> tuple[list[str], Sequence[Measured]]:
+def run(specs: Sequence[str], options: MeasureCommand, say: Say) -> tuple[list[str], Sequence[Measured]]:
     """Read, export and measure networks in turns; returns a name and the measurements of each."""
     device, runtimes = options.place.device, options.runtime
     if options.profile is not None:
@@ -88,7 +88,7 @@ def names_of(specs: Sequence[str]) -> list[str]:
     return longer if len({*longer}) == len({*specs}) else list(specs)
 
 
-def _found(options: MeasureVerbOptions, spec: str, say: Say) -> _Found:
+def _found(options: MeasureCommand, spec: str, say: Say) -> _Found:
     path, network = Path(spec), options.network
     if path.suffix == ONNX:
         if network.input is None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from exporters.toolbox import Toolbox
-from structprune.cli.commands.pareto import ParetoOptions
+from structprune.cli.commands.pareto import ParetoCommand
 from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.runs import network as inputs
 from structprune.cli.runs.gather import Gathered, Say, Scored, check_early, gather, scope_of
@@ -14,13 +14,13 @@ from structprune.cli.runs.profile import profile_of
 from structprune.cli.runs.reconstruct import correction_of
 from structprune.errors import OutputError
 from structprune.report import front_svg
-from structprune.report.sweep import Front, to_json
+from structprune.report.sweep import ParetoSweep, to_json
 from structprune.scoring.score import about_loss
 from structprune.workflows.pareto import sweep
 from structprune.workflows.request import Request
 
 
-def run(network: str, options: ParetoOptions, say: Say) -> Front:
+def run(network: str, options: ParetoCommand, say: Say) -> ParetoSweep:
     """Sweep as the options ask, and write the result where it is wanted."""
     scored = Scored(
         options.network,
@@ -42,7 +42,7 @@ def run(network: str, options: ParetoOptions, say: Say) -> Front:
     return front
 
 
-def _request(options: ParetoOptions, found: Gathered, say: Say) -> Request:
+def _request(options: ParetoCommand, found: Gathered, say: Say) -> Request:
     profile = profile_of(options.widths, options.place.device, options.threads, say)
     network, images = found.network, found.images
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
@@ -79,7 +79,7 @@ def _check_folder(folder: Path, force: bool) -> None:
         check_file(path, force)
 
 
-def _write(front: Front, folder: Path) -> None:
+def _write(front: ParetoSweep, folder: Path) -> None:
     if not folder.exists():
         folder.mkdir()
     texts = (to_json(front), front_svg(front))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from exporters.profiling.cache import cache_file, keep, own_profile
 from exporters.profiling.fitting import tried
 from exporters.profiling.probe import probe
-from structprune.cli.commands.profile import ProfileOptions
+from structprune.cli.commands.profile import ProfileCommand
 from structprune.cli.limit_options import WidthOptions
 from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.runs.gather import Say
@@ -26,7 +26,7 @@ def profile_of(widths: WidthOptions, device: str, threads: int, say: Say) -> Dev
     return own_profile(this_machine(device), device=device, threads=threads, say=say)
 
 
-def run(options: ProfileOptions, say: Say) -> DeviceProfile:
+def run(options: ProfileCommand, say: Say) -> DeviceProfile:
     """Read the profile that is named, or make one, keep it for this machine and write it where asked."""
     file, output = options.file, options.output
     if file is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from structprune.cli.runs import network as inputs
 from structprune.cli.runs.gather import Gathered
-from structprune.reconstruction import Correction, decided
+from structprune.reconstruction import Reconstruction, decided
 
 
-def correction_of(asked: str | None, found: Gathered) -> Correction | None:
+def correction_of(asked: str | None, found: Gathered) -> Reconstruction | None:
     """How the cut network is mended, or None where it isn't."""
     images, network, scoring = found.images, found.network, found.scoring
     take = None if images is None else lambda: inputs.unlabelled(images, network, scoring.seed)

@@ -11,7 +11,7 @@ import torch
 
 from structprune.channels.scope import Scope
 from structprune.cli import console as shell
-from structprune.cli.commands.score import ScoreVerbOptions
+from structprune.cli.commands.score import ScoreCommand
 from structprune.cli.output_file import check_file, staged_file
 from structprune.cli.runs.gather import Gathered, Say, Scored, check_early, gather, scope_of
 from structprune.proofs.trial_cut import cuttable_groups
@@ -24,7 +24,7 @@ BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = 48
 
 
-def run(network: str, options: ScoreVerbOptions, say: Say) -> dict[str, Any]:
+def run(network: str, options: ScoreCommand, say: Say) -> dict[str, Any]:
     """Score a network as the options ask, write the scores where they are wanted, and return the document."""
     scored = Scored(options.network, options.data, options.scoring, options.place)
     check_early(scored)

@@ -9,13 +9,13 @@ from typing import Any
 
 from structprune import training as trainer
 from structprune.cli.checks import fraction
-from structprune.cli.commands.train import TrainOptions
+from structprune.cli.commands.train import TrainCommand
 from structprune.cli.runs import network as inputs
 from structprune.cli.runs.gather import Say, stem
 from structprune.cli.runs.tools import toolbox
 from structprune.data import ImageSet, hold_out
 from structprune.data.datasets import read_task
-from structprune.distributed import Crew, crew_of_torchrun
+from structprune.distributed import ProcessGroup, process_group_of_torchrun
 from structprune.environment import device_named
 from structprune.errors import InputError, UnknownNameError, UsageError
 from structprune.models.architecture import FACTORY, factory_takes
@@ -26,7 +26,7 @@ from structprune.report.data import Report
 from structprune.training import RECIPES, Recipe, Session
 from structprune.training.methods import METHODS, Method
 from structprune.workflows import train as lessons
-from structprune.workflows.request import Lesson
+from structprune.workflows.request import TrainRequest
 
 DEFAULT_REMOVE = 0.9
 
@@ -35,12 +35,12 @@ DEFAULT_REMOVE = 0.9
 class _Course:
     """What a training is, once its options have been looked up."""
 
-    options: TrainOptions
+    options: TrainCommand
     method: Method
     recipe: Recipe
     remove: float
     folder: Path
-    crew: Crew
+    crew: ProcessGroup
     device: str
 
     @property
@@ -48,7 +48,7 @@ class _Course:
         return self.folder.with_name(f"{self.folder.name}.training.pt")
 
 
-def run(options: TrainOptions, say: Say) -> tuple[Report, Path] | None:
+def run(options: TrainCommand, say: Say) -> tuple[Report, Path] | None:
     """Train as the options ask, and put the result folder in place.
 
     Of several processes the first writes and reports; the others return None.
@@ -57,7 +57,7 @@ def run(options: TrainOptions, say: Say) -> tuple[Report, Path] | None:
     recipe = _recipe(options)
     remove = removal(options, method)
     folder = options.output or Path(_folder_name(options, method, remove))
-    with crew_of_torchrun(options.place.device) as (crew, device):
+    with process_group_of_torchrun(options.place.device) as (crew, device):
         device_named(device)
         course = _Course(options, method, recipe, remove, folder, crew, device)
         if crew.rank:
@@ -93,7 +93,7 @@ def _led(course: _Course, say: Say) -> tuple[Report, Path]:
     return outcome.report, folder
 
 
-def removal(options: TrainOptions, method: Method) -> float:
+def removal(options: TrainCommand, method: Method) -> float:
     """Return the fraction of the method's own unit that is to go.
 
     Raises:
@@ -123,7 +123,7 @@ def _known(table: Mapping[str, Any], name: str, kind: str) -> Any:
     return table[name]
 
 
-def _recipe(options: TrainOptions) -> Recipe:
+def _recipe(options: TrainCommand) -> Recipe:
     recipe: Recipe = _known(RECIPES, options.recipe, "recipe")
     return replace(
         recipe,
@@ -133,12 +133,12 @@ def _recipe(options: TrainOptions) -> Recipe:
     )
 
 
-def _folder_name(options: TrainOptions, method: Method, remove: float) -> str:
+def _folder_name(options: TrainCommand, method: Method, remove: float) -> str:
     gone = f"-{method.unit}{remove:g}" if method.unit else ""
     return f"{stem(options.arch)}-{options.method}{gone}"
 
 
-def _check_checkpoint(checkpoint: Path, options: TrainOptions) -> None:
+def _check_checkpoint(checkpoint: Path, options: TrainCommand) -> None:
     """Refuse a checkpoint that would be lost, and a file of its name that is none."""
     sweep(checkpoint)
     if options.resume and checkpoint.is_file():
@@ -150,7 +150,7 @@ def _check_checkpoint(checkpoint: Path, options: TrainOptions) -> None:
         )
 
 
-def _lesson(course: _Course, say: Say) -> Lesson:
+def _lesson(course: _Course, say: Say) -> TrainRequest:
     options = course.options
     fetch = options.download and not course.crew.rank
     task = read_task(options.task, options.root, fetch, options.test_data, options.place.seed)
@@ -177,7 +177,7 @@ def _lesson(course: _Course, say: Say) -> Lesson:
         batch_size=course.recipe.batch_size,
         seed=options.place.seed,
     )
-    return Lesson(
+    return TrainRequest(
         session=_session(course, network, images, held),
         task=learn.name,
         recipe=options.recipe,

@@ -19,7 +19,7 @@ from structprune.channels import ChannelGroups
 from structprune.nn.layers import batch_norms
 from structprune.nn.outputs import tensors_of
 from structprune.nn.precision import exact_arithmetic, in_precision
-from structprune.nn.reinit import begun_again, normal
+from structprune.nn.reinit import normal, reinitialised
 from structprune.proofs.comparison.calls import Setting, called_in, cast
 from structprune.proofs.comparison.gap import gap
 from structprune.proofs.comparison.settings import Settings, on_exposed
@@ -77,7 +77,7 @@ def exposed(model: nn.Module, groups: ChannelGroups, settings: Settings) -> Expo
         if _below(WEAK, shares):
             shares = _largest(shares, _shares(drawn[-1].model, groups, cases))
     if faint := _below(FAINT, shares):
-        redrawn = begun_again(
+        redrawn = reinitialised(
             model, lambda net: not _below(FAINT, _shares(reveal(net), groups, cases)) & faint
         )
         drawn.append(Round(redrawn, on_exposed(settings)))

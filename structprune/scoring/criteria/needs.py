@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+Inputs = Literal["own", "shape", "none"]
+Noise = Literal["never", "untrained", "always"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Needs:
     """
 
     targets: bool = True
-    inputs: Literal["own", "shape", "none"] = "own"
-    noise: Literal["never", "untrained", "always"] = "never"
+    inputs: Inputs = "own"
+    noise: Noise = "never"
     weight_draws: bool = False
     regrows: bool = False
     adds_up: bool = False
@@ -35,7 +37,15 @@ class Needs:
 ALL = Needs()
 
 
-def needs(**stated: Any) -> Callable[[F], F]:
+def needs(
+    *,
+    targets: bool = True,
+    inputs: Inputs = "own",
+    noise: Noise = "never",
+    weight_draws: bool = False,
+    regrows: bool = False,
+    adds_up: bool = False,
+) -> Callable[[F], F]:
     """Write what a criterion needs on its function, by the attributes of :class:`Needs`.
 
     Example:
@@ -46,7 +56,7 @@ def needs(**stated: Any) -> Callable[[F], F]:
     """
 
     def written(function: F) -> F:
-        function.needs = Needs(**stated)  # type: ignore[attr-defined]
+        function.needs = Needs(targets, inputs, noise, weight_draws, regrows, adds_up)  # type: ignore[attr-defined]
         return function
 
     return written

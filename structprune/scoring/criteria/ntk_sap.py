@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from structprune.nn.batch_norm import Statistics, evaluating, take_statistics
+from structprune.nn.batch_norm import Statistics, collect_statistics, evaluating
 from structprune.nn.precision import exact_arithmetic
 from structprune.nn.reinit import normal, own_weights, redrawn
 from structprune.pruning.gates import GatedModel, Gates
@@ -146,7 +146,7 @@ def _statistics(gated: GatedModel, sampling: Sampling, batch: Batch, start: Para
     def forward(buffers: Mapping[str, Tensor], one: Batch) -> object:
         return sampling.run(gated, closed, one.inputs, parameters=start, buffers=buffers)
 
-    return take_statistics(gated.model, forward, [batch])
+    return collect_statistics(gated.model, forward, [batch])
 
 
 def _outputs(

@@ -36,7 +36,7 @@ CHUNK_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Correction:
+class Reconstruction:
     """How a cut network is mended.
 
     Attributes:
@@ -58,7 +58,7 @@ class Correction:
 
 
 @dataclass(frozen=True)
-class Mended:
+class Reconstructed:
     """What became of a cut network.
 
     Attributes:
@@ -72,7 +72,7 @@ class Mended:
     note: str | None = None
 
 
-def correction_on(method: str, inputs: Inputs, seed: int = 0, rechooses: bool = False) -> Correction:
+def reconstruction_on(method: str, inputs: Inputs, seed: int = 0, rechooses: bool = False) -> Reconstruction:
     """Split unlabelled inputs into those that mend, 512 at most, and those that judge it.
 
     Raises:
@@ -87,12 +87,12 @@ def correction_on(method: str, inputs: Inputs, seed: int = 0, rechooses: bool = 
     held = min(HELD_OUT, count // 5)
     parts = (order[held : held + FITTED], order[:held])
     fitted, held_out = (tuple(x[part.to(x.device)] for x in inputs) for part in parts)
-    return Correction(method, fitted, held_out, rechooses)
+    return Reconstruction(method, fitted, held_out, rechooses)
 
 
-def mend(
-    dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction
-) -> Mended:
+def reconstruct(
+    dense: nn.Module, small: nn.Module, groups: ChannelGroups, plan: Plan, correction: Reconstruction
+) -> Reconstructed:
     """Mend a network right after a cut, without labels and without training.
 
     Args:
@@ -108,9 +108,9 @@ def mend(
     """
     kept = kept_outputs(dense, groups, plan)
     if not kept:
-        return Mended(small)
+        return Reconstructed(small)
     if not any(x.is_floating_point() for x in small.parameters()):
-        return Mended(small, note="not mended: its weights are no floating-point numbers")
+        return Reconstructed(small, note="not mended: its weights are no floating-point numbers")
     try:
         with _undisturbed(dense):
             return _mended(dense, small, kept, correction)
@@ -118,10 +118,10 @@ def mend(
         raise
     except Exception as error:  # of a forward pass of anyone's, or of equations that have no solution
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Mended(small, note=f"not mended: {reason}")
+        return Reconstructed(small, note=f"not mended: {reason}")
 
 
-def rechoose(dense: nn.Module, groups: ChannelGroups, plan: Plan, correction: Correction) -> Plan:
+def rechoose(dense: nn.Module, groups: ChannelGroups, plan: Plan, correction: Reconstruction) -> Plan:
     """Choose anew which channels stay of every group, as many as before, knowing that a correction follows.
 
     Args:
@@ -157,23 +157,25 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _mended(dense: nn.Module, small: nn.Module, kept: Mapping[str, Tensor], correction: Correction) -> Mended:
+def _mended(
+    dense: nn.Module, small: nn.Module, kept: Mapping[str, Tensor], correction: Reconstruction
+) -> Reconstructed:
     whole, better = (copy.deepcopy(net).eval() for net in (dense, small))
     changed = METHODS[correction.method](whole, better, kept, correction.fitted)
     if not changed:
-        return Mended(small, note=f"not mended: nothing in it can be, by {correction.method}")
+        return Reconstructed(small, note=f"not mended: nothing in it can be, by {correction.method}")
     reference = outputs(whole, correction.held_out)
     before = distance(outputs(copy.deepcopy(small).eval(), correction.held_out), reference)
     after = distance(outputs(better, correction.held_out), reference)
     judged = f"on {len(correction.held_out[0])} other inputs"
     if not after < before:
         note = f"{correction.method} would take outputs {after:.3g} of their spread away from the dense ones "
-        return Mended(small, note=f"not mended: {note}{judged}, the cut leaves them at {before:.3g}")
+        return Reconstructed(small, note=f"not mended: {note}{judged}, the cut leaves them at {before:.3g}")
     note = (
         f"mended by {correction.method}, {len(changed)} layers on {len(correction.fitted[0])} inputs: "
         f"outputs are {after:.3g} of their spread away from the dense ones {judged}, {before:.3g} before"
     )
-    return Mended(better, tuple(changed), note)
+    return Reconstructed(better, tuple(changed), note)
 
 
 def kept_outputs(dense: nn.Module, groups: ChannelGroups, plan: Plan) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from structprune.errors import UsageError
 from structprune.proofs.fresh_process import call_fresh
 from tests.cli.command import environment
 
@@ -30,6 +31,10 @@ def pid(file):
 
 def fail(text):
     raise ValueError(text)
+
+def refuse(name):
+    from structprune.errors import UsageError, argument
+    raise UsageError(f"leave {argument(name)} out")
 
 def leave(code):
     os._exit(int(code))
@@ -103,6 +108,13 @@ def test_what_goes_wrong_is_told_and_the_next_call_goes_well(
     assert words in message
     assert "\n" not in message
     assert call("pid", callee / "ids") is None
+
+
+def test_an_error_of_ours_is_spelled_by_its_caller(callee: Path) -> None:
+    message = call("refuse", "trust_pickle")
+    assert message is not None
+    assert str(UsageError(message)) == "leave trust_pickle= out"
+    assert UsageError(message).in_shell() == "leave --trust-pickle out"
 
 
 def test_a_server_that_has_waited_long_enough_is_replaced(callee: Path) -> None:

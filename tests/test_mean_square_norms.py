@@ -92,7 +92,7 @@ def test_a_cut_is_the_dense_network_with_norms_over_open_channels(name: str, x: 
     small = shrink(model, groups, plan)
     gates = {name: keep.double() for name, keep in plan.keep.items()}
     gated = gate_channels(model, groups)
-    with torch.no_grad(), doubles_kept():
+    with torch.no_grad(), doubles_kept(model):
         exact, plain, cut = renormalised(gated, groups)(gates, (x,)), gated(gates, (x,)), small(x)
     assert torch.allclose(exact, cut, rtol=1e-12, atol=1e-12)
     assert (plain - cut).abs().max() > 1e-3 * cut.std(0).mean()
@@ -136,6 +136,9 @@ def test_means_elsewhere_are_left_alone() -> None:
 )
 def test_float64_stays_where_it_is_compared_in(narrow: Callable[[Tensor], Tensor], x: Tensor) -> None:
     assert narrow(x).dtype == torch.float32
-    with doubles_kept():
+    with doubles_kept(nn.Linear(1, 1).double()):
         assert narrow(x).dtype == torch.float64
         assert narrow(x.half()).dtype == torch.float32
+        assert narrow(torch.arange(3)).dtype == torch.float64
+    with doubles_kept(nn.Linear(1, 1)):
+        assert narrow(torch.arange(3)).dtype == torch.float32

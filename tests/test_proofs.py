@@ -222,6 +222,30 @@ def collapsed() -> Cut:
     return Cut(Deep(), (torch.randn(8, 3, 8, 8),))
 
 
+class Sampled(nn.Module):
+    """Samples its channels at places that it counts in whole numbers, as networks for optical flow do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x).relu()
+        steps = torch.arange(maps.shape[-1]).float() / maps.shape[-1]
+        grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1).expand(len(x), -1, -1, -1)
+        out: Tensor = self.head(nn.functional.grid_sample(maps, grid, align_corners=False).mean((2, 3)))
+        return out
+
+
+def test_counted_coordinates_are_compared_in_float64_too() -> None:
+    cut = Cut(Sampled().eval(), (torch.randn(8, 3, 8, 8),))
+    proof = closed_gates(cut.dense, cut.small, cut.groups, cut.plan, cut.inputs)
+    assert proof.passed, proof.how
+    assert "float64" in proof.how
+    assert proof.error < 1e-12
+    assert "times 0.1" in proof.how
+
+
 def test_where_outputs_collapse_the_statistics_are_those_of_the_inputs(collapsed: Cut) -> None:
     with torch.no_grad():
         outputs = collapsed.dense(*collapsed.inputs)

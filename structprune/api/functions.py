@@ -161,15 +161,15 @@ def compress(
     asked_for(correct, known, data is not None)
     wanted = limits_of(nodes, limits or {})
     scoring = Scoring(score, known, accumulate, "fixed", draws, chunk, steps, seed, mini_batch, labels)
-    given = samples_from(model, example, data, loss, forward, samples, scoring)
-    take = None if data is None else lambda: inputs_of(given)
+    scored_on = samples_from(model, example, data, loss, forward, samples, scoring)
+    unlabelled = None if data is None else lambda: inputs_of(scored_on)
     request = Request(
         model=model,
         example=example,
         limits=wanted,
         floor=floor,
         align=align if isinstance(align, int) else 1,
-        samples=given,
+        samples=scored_on,
         scoring=scoring,
         name=type(model).__name__,
         trained_why=why,
@@ -178,9 +178,9 @@ def compress(
         finetune=finetune,
         export=export,
         measure=measure,
-        notes=(*folding, *about_loss(given, scoring)),
+        notes=(*folding, *about_loss(scored_on, scoring)),
         scope=Scope(tuple(skip), tuple(only), cut_padded, embedding),
-        correction=decided(correct, known, take, seed, score),
+        correction=decided(correct, known, unlabelled, seed, score),
         profile=_profile(align, profile, str(example[0].device), progress),
     )
     tools = Toolbox(exporter=exporter, device=str(example[0].device))
@@ -283,19 +283,19 @@ def channel_groups(
 
 
 def _profile(
-    align: int | str, given: str | Path | DeviceProfile | None, device: str, progress: Callable[[str], None]
+    align: int | str, profile: str | Path | DeviceProfile | None, device: str, progress: Callable[[str], None]
 ) -> DeviceProfile | None:
     """Return the profile that chooses widths, or None where a number or nothing does."""
     from exporters.profiling.cache import own_profile
 
     if align != "auto":
-        if not isinstance(align, int) or given is not None:
+        if not isinstance(align, int) or profile is not None:
             raise UsageError(f"align={align!r}: expected a number, or 'auto', which alone takes a profile")
         return None
-    if isinstance(given, DeviceProfile):
-        return given
-    if given is not None:
-        return read_profile(Path(given))
+    if isinstance(profile, DeviceProfile):
+        return profile
+    if profile is not None:
+        return read_profile(Path(profile))
     return own_profile(this_machine(device), device=device, say=progress)
 
 

@@ -68,9 +68,9 @@ def samples_from(
     if data is None:
         if callable(loss):
             raise UsageError("loss is a function of targets, and without data there are none; give data too")
-        found = random_samples(model, example, count, scoring.seed, loss, forward)
+        scored_on = random_samples(model, example, count, scoring.seed, loss, forward)
     else:
-        found = samples_of(data, loss, forward, example[0].device)
-        found = fitting_data(model, found, scoring, loss, forward)
-    check_loss(found, scoring)
-    return found
+        scored_on = samples_of(data, loss, forward, example[0].device)
+        scored_on = fitting_data(model, scored_on, scoring, loss, forward)
+    check_loss(scored_on, scoring)
+    return scored_on

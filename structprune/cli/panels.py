@@ -36,11 +36,11 @@ def takes_options(verb: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(verb)
     def run(**values: Any) -> T:
-        given = {
+        arguments = {
             name: _filled(kind, values) if is_dataclass(kind) else values[name]
             for name, kind in kinds.items()
         }
-        return verb(**given)
+        return verb(**arguments)
 
     parameters = list(_parameters(verb, kinds))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -57,15 +57,15 @@ def within_limits(
     check_counted(_ranking(problem, groups, _flat(groups), tools), problem.limits)
     nodes_alone = [limit.name for limit in problem.limits] == ["nodes"]
     exported = any(limit.measured or limit.name == "disk" for limit in problem.limits)
-    found: list[tuple[Plan, tuple[LimitResult, ...]]] = []
+    cuts: list[tuple[Plan, tuple[LimitResult, ...]]] = []
 
     def along(scores: Scores) -> Plan:
-        if exported and 0 < len(found) < problem.scoring.steps - 1:
-            found.append(found[-1])  # what has to be exported is looked for in the first step and the last
-            return found[-1][0]
+        if exported and 0 < len(cuts) < problem.scoring.steps - 1:
+            cuts.append(cuts[-1])  # what has to be exported is looked for in the first step and the last
+            return cuts[-1][0]
         ranking = _ranking(problem, groups, scores, tools, pick or select)
-        found.append(_least_cut(problem, ranking, tools, clock))
-        return found[-1][0]
+        cuts.append(_least_cut(problem, ranking, tools, clock))
+        return cuts[-1][0]
 
     with clock.step("score"):
         choice = choose(
@@ -82,7 +82,7 @@ def within_limits(
     if not nodes_alone and not choice.plan.reached:
         note = "the dense network keeps every limit already, and nothing was cut"
         choice = replace(choice, notes=(note, *choice.notes))
-    return choice, found[-1][1] if found else ()
+    return choice, cuts[-1][1] if cuts else ()
 
 
 def _least_cut(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -34,24 +34,42 @@ def exact_arithmetic() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-class doubles_kept(TorchFunctionMode):  # noqa: N801  a context, as the others are
-    """Let code that turns values into float32 leave float64 alone, while the block runs.
+@contextmanager
+def doubles_kept(model: nn.Module) -> Iterator[None]:
+    """Let the code of a network in float64 turn nothing into float32 while the block runs.
 
     RMSNorms and softmaxes of libraries compute in float32 at least. In a comparison in float64 that is the
-    only rounding, and hides in its 1e-7 what the comparison is to show.
+    only rounding, and hides in its 1e-7 what the comparison is to show. Coordinates that are counted, as for
+    grid_sample, must be of the type of what is sampled. Other networks run as they are.
     """
+    in_double = any(x.dtype == torch.float64 for x in model.parameters())
+    with _DoublesKept() if in_double else nullcontext():
+        yield
+
+
+class _DoublesKept(TorchFunctionMode):
+    """Keeps float64 where code asks for float32, and makes float64 of whole numbers."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         first = args[0] if args else kwargs.get("input")
-        if isinstance(first, Tensor) and first.dtype == torch.float64:
+        if isinstance(first, Tensor) and (first.dtype == torch.float64 or not _is_real(first)):
             if func is Tensor.float:
-                return first
+                return first.double()
             args = tuple(torch.float64 if x is torch.float32 else x for x in args)
             kwargs = {key: torch.float64 if x is torch.float32 else x for key, x in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _is_real(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def cast_inputs(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The same inputs, floating-point ones in another precision."""
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
 def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import nn
 
 from structprune.channels import ChannelGroups
 from structprune.errors import ProofFailedError
-from structprune.nn.precision import doubles_kept, exact_arithmetic, in_precision
+from structprune.nn.precision import cast_inputs, doubles_kept, exact_arithmetic, in_precision
 from structprune.nn.reinit import reinitialised
 from structprune.proofs.comparison.gap import IN_FLOAT32, IN_FLOAT64, Bounds, Gap, Inputs, gap
 from structprune.proofs.comparison.influence import exposed
@@ -147,7 +147,7 @@ def _closed_gates(
     whole = in_precision(copy.deepcopy(dense), dtype)
     cut = in_precision(copy.deepcopy(small), dtype)
     gates = {name: keep.to(_device(dense), dtype) for name, keep in plan.keep.items()}
-    exact = _cast(inputs, dtype)
+    exact = cast_inputs(inputs, dtype)
 
     def compare(mode: Mode, as_cut: bool = True) -> Gap:
         model, other = whole, cut
@@ -160,7 +160,7 @@ def _closed_gates(
         with (
             torch.no_grad(),
             exact_arithmetic(),
-            doubles_kept(),
+            doubles_kept(model),
             in_mode(model, mode),
             in_mode(other, mode),
         ):
@@ -180,7 +180,7 @@ def _closed_gates(
 
 def _vary_in(model: nn.Module, inputs: Inputs, mode: Mode) -> bool:
     """Tell whether outputs of a network, as it is, vary enough over inputs to be compared."""
-    with torch.no_grad(), exact_arithmetic(), in_mode(model, mode):
+    with torch.no_grad(), exact_arithmetic(), doubles_kept(model), in_mode(model, mode):
         outputs = model(*inputs)
     return gap(outputs, outputs).counts
 
@@ -196,7 +196,3 @@ def _fits(model: nn.Module) -> bool:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from structprune.errors import StructpruneError
+
 FORKS = sys.platform == "linux"
 """Elsewhere the numerical libraries don't survive a fork."""
 
@@ -156,7 +158,8 @@ def _serve() -> None:
         if module.startswith(f"{__package__}."):  # imported here, so that every fork has it already
             importlib.import_module(module)
         error = _in_fork(call) if FORKS else _run(call)
-        print(json.dumps({"error": error}), file=replies, flush=True)
+        replies.write(json.dumps({"error": error}) + "\n")
+        replies.flush()
         if not FORKS:
             return
 
@@ -217,7 +220,9 @@ def _run(call: Mapping[str, Any]) -> str | None:
 def _message(error: BaseException) -> str:
     """What an error says, in one line; one of anybody's may fail in saying it."""
     with suppress(Exception):
-        return (str(error).strip().splitlines() or [""])[-1] or type(error).__name__
+        # An error of ours as it is, since the interface of the caller spells the arguments that it names.
+        said = error.message if isinstance(error, StructpruneError) else str(error)
+        return (said.strip().splitlines() or [""])[-1] or type(error).__name__
     return type(error).__name__
 
 

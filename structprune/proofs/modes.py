@@ -13,6 +13,7 @@ from torch import nn
 
 from structprune.nn.batch_norm import evaluating
 from structprune.nn.layers import batch_norms
+from structprune.nn.precision import doubles_kept
 from structprune.proofs.comparison.gap import Bounds, Gap, Inputs, gap
 from structprune.report.data import Proof, ProofName
 
@@ -69,6 +70,6 @@ def proof_of(name: ProofName, found: Gap, bounds: Bounds, how: str) -> Proof:
 
 def varies(model: nn.Module, inputs: Inputs) -> bool:
     """Tell whether outputs vary enough over inputs to be compared, with batch statistics of these."""
-    with torch.no_grad(), evaluating(model, "batch"):
+    with torch.no_grad(), doubles_kept(model), evaluating(model, "batch"):
         outputs = model(*(x.to(next(model.parameters()).device) for x in inputs))
     return gap(outputs, outputs).counts

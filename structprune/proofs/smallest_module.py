@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from structprune.channels import ChannelGroup, ChannelGroups, Coupling
 from structprune.nn.batch_norm import evaluating
-from structprune.nn.precision import real_parameter
+from structprune.nn.precision import doubles_kept, real_parameter
 from structprune.proofs.trial import DEEP, SHALLOW, TrialCut, in_dtype, is_equal
 
 
@@ -68,7 +68,7 @@ def _calls(model: nn.Module, names: set[str], inputs: tuple[Tensor, ...]) -> dic
 
         return hook
 
-    with ExitStack() as stack, torch.no_grad(), evaluating(model, "batch"):
+    with ExitStack() as stack, torch.no_grad(), doubles_kept(model), evaluating(model, "batch"):
         for name in around:
             hook = model.get_submodule(name).register_forward_pre_hook(note(name), with_kwargs=True)
             stack.callback(hook.remove)

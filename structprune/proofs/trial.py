@@ -15,7 +15,7 @@ from structprune.channels import ChannelGroup, ChannelGroups
 from structprune.errors import InputError
 from structprune.nn.batch_norm import evaluating
 from structprune.nn.outputs import tensors_of
-from structprune.nn.precision import doubles_kept, in_precision, real_parameter
+from structprune.nn.precision import cast_inputs, doubles_kept, in_precision, real_parameter
 from structprune.proofs.comparison.gap import IN_FLOAT32, IN_FLOAT64, gap
 from structprune.pruning.budget import Budget, Plan, removal_steps
 from structprune.pruning.gates import gate_channels, renormalised
@@ -112,7 +112,7 @@ def _outputs(
     gates = {name: keep.to(like.device, like.dtype) for name, keep in plan.keep.items()}
     try:
         small = shrink(model, groups, plan)
-        with torch.no_grad(), doubles_kept(), evaluating(model, "batch"), evaluating(small, "batch"):
+        with torch.no_grad(), doubles_kept(model), evaluating(model, "batch"), evaluating(small, "batch"):
             expected = gated(gates, inputs)
             return small(*inputs), expected
     except torch.OutOfMemoryError:
@@ -150,9 +150,7 @@ def in_dtype(
     dtype: torch.dtype, model: nn.Module, inputs: tuple[Tensor, ...]
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A copy of a network and its inputs in a floating-point type."""
-    return in_precision(copy.deepcopy(model), dtype), tuple(
-        x.to(dtype) if x.is_floating_point() else x for x in inputs
-    )
+    return in_precision(copy.deepcopy(model), dtype), cast_inputs(inputs, dtype)
 
 
 def outputs_vary(outputs: object) -> bool:

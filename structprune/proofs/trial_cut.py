@@ -19,6 +19,7 @@ from structprune.channels.scope import EVERYTHING, Scope, picked
 from structprune.channels.subsampling import thinned
 from structprune.errors import InputError
 from structprune.nn.batch_norm import evaluating
+from structprune.nn.precision import doubles_kept
 from structprune.nn.reinit import reinitialised
 from structprune.proofs.comparison.control_flow import branches
 from structprune.proofs.comparison.gap import IN_FLOAT64
@@ -216,5 +217,5 @@ def _is_large(model: nn.Module) -> bool:
 
 
 def _varies(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    with torch.no_grad(), evaluating(model, "batch"):
+    with torch.no_grad(), doubles_kept(model), evaluating(model, "batch"):
         return outputs_vary(model(*inputs))

@@ -75,11 +75,11 @@ def of_training(
     lesson, trained, session = learned.lesson, learned.trained, learned.lesson.session
     unit = session.method.unit
     scoring = session.scoring(trained=True, cuts=0) if unit else Scoring("random", seed=session.seed)
-    told = _common(run, cut, evidence, None if unit == "weights" else session.remove)
+    fields = _common(run, cut, evidence, None if unit == "weights" else session.remove)
     if trained.masks:
-        told["weights"] = _masked_count(session, trained)
+        fields["weights"] = _masked_count(session, trained)
     return Report(
-        **told,
+        **fields,
         method=session.name,
         seed=scoring.seed,
         **inputs_of_score(session),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -64,14 +64,9 @@ def compress(network: o.Spec, options: CompressCommand) -> None:
 
     with shell.speaking(options.shown.quiet) as say:
         report, folder = run(network, options, say)
-    shell.written()
-    if options.shown.json:
-        shell.print_json(asdict(report))
-        return
-    from structprune.cli.runs.show import SHORT, show
+    from structprune.cli.runs.show import show_result
 
-    show(report, SHORT)
-    shell.print_line(f"Written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    show_result(report, folder, options.shown.json)
 
 
 def _refuse_untaught(finetuning: o.FinetuneOptions) -> None:

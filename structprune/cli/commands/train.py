@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -110,11 +110,6 @@ def train(options: TrainCommand) -> None:
     if done is None:
         return
     report, folder = done
-    shell.written()
-    if options.shown.json:
-        shell.print_json(asdict(report))
-        return
-    from structprune.cli.runs.show import SHORT, show
+    from structprune.cli.runs.show import show_result
 
-    show(report, SHORT)
-    shell.print_line(f"Written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    show_result(report, folder, options.shown.json)

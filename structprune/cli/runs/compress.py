@@ -40,11 +40,11 @@ def run(network: str, options: CompressCommand, say: Say) -> tuple[Report, Path]
     return outcome.report, folder
 
 
-def _request(options: CompressCommand, found: Gathered, say: Say) -> Request:
+def _request(options: CompressCommand, gathered: Gathered, say: Say) -> Request:
     profile = profile_of(options.widths, options.place.device, options.measuring.threads, say)
-    network, images, finetuning = found.network, found.images, options.finetuning
+    network, images, finetuning = gathered.network, gathered.images, options.finetuning
     epochs, seed = finetuning.finetune, options.place.seed
-    teacher, about_teacher = teacher_of(finetuning, found)
+    teacher, about_teacher = teacher_of(finetuning, gathered)
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     if images and epochs:
         about_data = (*about_data, *inputs.about_mirrors(images))
@@ -54,18 +54,18 @@ def _request(options: CompressCommand, found: Gathered, say: Say) -> Request:
         limits=options.target.limits,
         floor=options.widths.floor,
         align=1 if profile else int(options.widths.alignment),
-        samples=found.samples,
-        scoring=found.scoring,
+        samples=gathered.samples,
+        scoring=gathered.scoring,
         name=network.source.name,
-        trained_why=found.trained_why,
+        trained_why=gathered.trained_why,
         architecture=network.source.architecture,
         judge=inputs.judge(images) if images else None,
         finetune=inputs.finetuner(images, epochs, seed, say, teacher) if images and epochs else None,
         export=options.onnx.export,
         measure=options.measuring.measure,
-        notes=(*network.notes, *about_data, *about_teacher, *about_loss(found.samples, found.scoring)),
+        notes=(*network.notes, *about_data, *about_teacher, *about_loss(gathered.samples, gathered.scoring)),
         scope=scope_of(options.scope),
-        correction=correction_of(options.correction.correct, found),
+        correction=correction_of(options.correction.correct, gathered),
         int8=options.int8,
         profile=profile,
     )

@@ -42,13 +42,13 @@ class Exported:
     @property
     def document(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        found = {} if self.int8 is None else {"int8": asdict(self.int8)}
+        int8 = {} if self.int8 is None else {"int8": asdict(self.int8)}
         return {
             "schema": 1,
             "file": self.path.name,
             "proof": asdict(self.proof),
             "notes": list(self.notes),
-            **found,
+            **int8,
         }
 
     @property
@@ -67,24 +67,24 @@ class Exported:
         yield from (f"Note: {note}." for note in self.notes)
 
 
-def run(network: str, options: ExportCommand, say: Say) -> Exported:
+def run(spec: str, options: ExportCommand, say: Say) -> Exported:
     """Write a proven ONNX file as the options ask, or an int8 form of one."""
     data, int8 = options.data, options.int8
     if data.data and not int8:
         raise UsageError("--data calibrates int8; give --int8, or leave --data out")
-    path = options.output or Path(f"{stem(network)}{'.int8' if int8 else ''}.onnx")
+    path = options.output or Path(f"{stem(spec)}{'.int8' if int8 else ''}.onnx")
     check_file(path, options.force)
     learn, test = inputs.read_data(data.data, data.test_data) if data.data else (None, None)
-    found = read(network, options.network, options.place, say, learn)
+    network = read(spec, options.network, options.place, say, learn)
     with staged_file(path) as draft, TemporaryDirectory(prefix="structprune-") as scratch:
         float32 = Path(scratch, "model.onnx") if int8 else draft
-        proof, about_file = _proven(options, found, float32, say)
-        notes = (*found.notes, *about_file)
+        proof, about_file = _proven(options, network, float32, say)
+        notes = (*network.notes, *about_file)
         if not int8:
             return Exported(path, proof, notes, None)
         seed = options.place.seed
-        images = _images(options, found, learn, test)
-        samples = inputs.samples_for(found, images, MOST, seed)
+        images = _images(options, network, learn, test)
+        samples = inputs.samples_for(network, images, MOST, seed)
         judge = inputs.judge(images) if images else None
         worth = quantised(_tools(options), float32, draft, samples, judge, say, measure=True)
     about_images = images.notes if images else ()

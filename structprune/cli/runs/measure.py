@@ -28,7 +28,7 @@ ONNX = ".onnx"
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Source:
     """A network as it was given.
 
     Attributes:
@@ -47,12 +47,12 @@ def run(specs: Sequence[str], options: MeasureCommand, say: Say) -> tuple[list[s
     device, runtimes = options.place.device, options.runtime
     if options.profile is not None:
         check_measuring(read_profile(options.profile), this_machine(device))
-    found = [_found(options, spec, say) for spec in specs]
-    _check_alike(found)
-    if all(network.model is None for network in found) and "onnxruntime" not in runtimes:
+    sources = [_source(options, spec, say) for spec in specs]
+    _check_alike(sources)
+    if all(network.model is None for network in sources) and "onnxruntime" not in runtimes:
         raise UsageError(f"--runtime {' '.join(runtimes)}: .onnx files run in onnxruntime alone")
     # A file may want another precision, and is fed in it.
-    example = next((network.example for network in found if network.model is not None), found[0].example)
+    example = next((network.example for network in sources if network.model is not None), sources[0].example)
     names = names_of(specs)
     setting = Setting(
         device,
@@ -65,7 +65,7 @@ def run(specs: Sequence[str], options: MeasureCommand, say: Say) -> tuple[list[s
     )
     with TemporaryDirectory(prefix="structprune-") as scratch:
         networks = []
-        for i, (name, network) in enumerate(zip(names, found, strict=True)):
+        for i, (name, network) in enumerate(zip(names, sources, strict=True)):
             networks.append(_exported(network, name, Path(scratch, f"{i}.onnx"), say))
         measured = measure_many(networks, example, setting, lambda name: say(f"measuring {name}"), names)
     return names, measured
@@ -88,22 +88,22 @@ def names_of(specs: Sequence[str]) -> list[str]:
     return longer if len({*longer}) == len({*specs}) else list(specs)
 
 
-def _found(options: MeasureCommand, spec: str, say: Say) -> _Found:
+def _source(options: MeasureCommand, spec: str, say: Say) -> _Source:
     path, network = Path(spec), options.network
     if path.suffix == ONNX:
         if network.input is None:
-            return _Found(None, path, random_inputs(path, network.input_size, options.place.seed))
-        given = read_inputs(network.input)
-        check_inputs(path, given)
-        return _Found(None, path, given)
+            return _Source(None, path, random_inputs(path, network.input_size, options.place.seed))
+        inputs = read_inputs(network.input)
+        check_inputs(path, inputs)
+        return _Source(None, path, inputs)
     # --arch is of weights, and names beside them need none.
     arch = network.arch if path.exists() else None
-    found = read(spec, replace(network, arch=arch), options.place, say)
-    return _Found(found.model, None, found.example)
+    source = read(spec, replace(network, arch=arch), options.place, say)
+    return _Source(source.model, None, source.example)
 
 
-def _check_alike(found: Sequence[_Found]) -> None:
-    taken = list(dict.fromkeys(_taken(network.example) for network in found))
+def _check_alike(sources: Sequence[_Source]) -> None:
+    taken = list(dict.fromkeys(_taken(network.example) for network in sources))
     if len(taken) > 1:
         raise UsageError(
             f"networks that take {', '.join(taken)} can't be compared; give --input-size, or --input with "
@@ -117,7 +117,7 @@ def _taken(example: Sequence[Tensor]) -> str:
     return " and ".join(f"{size}{kind}" for size, kind in kinds)
 
 
-def _exported(network: _Found, name: str, path: Path, say: Say) -> Network:
+def _exported(network: _Source, name: str, path: Path, say: Say) -> Network:
     if network.path is not None:
         return Network(None, network.path)
     assert network.model is not None

@@ -42,9 +42,9 @@ def run(network: str, options: ParetoCommand, say: Say) -> ParetoSweep:
     return front
 
 
-def _request(options: ParetoCommand, found: Gathered, say: Say) -> Request:
+def _request(options: ParetoCommand, gathered: Gathered, say: Say) -> Request:
     profile = profile_of(options.widths, options.place.device, options.threads, say)
-    network, images = found.network, found.images
+    network, images = gathered.network, gathered.images
     about_data = images.notes if images else ("scored on random inputs: no --data given",)
     return Request(
         model=network.model,
@@ -52,14 +52,14 @@ def _request(options: ParetoCommand, found: Gathered, say: Say) -> Request:
         limits=(),
         floor=options.widths.floor,
         align=1 if profile else int(options.widths.alignment),
-        samples=found.samples,
-        scoring=found.scoring,
+        samples=gathered.samples,
+        scoring=gathered.scoring,
         name=network.source.name,
-        trained_why=found.trained_why,
+        trained_why=gathered.trained_why,
         judge=inputs.judge(images) if images else None,
-        notes=(*network.notes, *about_data, *about_loss(found.samples, found.scoring)),
+        notes=(*network.notes, *about_data, *about_loss(gathered.samples, gathered.scoring)),
         scope=scope_of(options.scope),
-        correction=correction_of(options.correction.correct, found),
+        correction=correction_of(options.correction.correct, gathered),
         profile=profile,
     )
 

@@ -7,8 +7,8 @@ from structprune.cli.runs.gather import Gathered
 from structprune.reconstruction import Reconstruction, decided
 
 
-def correction_of(asked: str | None, found: Gathered) -> Reconstruction | None:
+def correction_of(asked: str | None, gathered: Gathered) -> Reconstruction | None:
     """How the cut network is mended, or None where it isn't."""
-    images, network, scoring = found.images, found.network, found.scoring
+    images, network, scoring = gathered.images, gathered.network, gathered.scoring
     take = None if images is None else lambda: inputs.unlabelled(images, network, scoring.seed)
     return decided(asked, scoring.trained, take, scoring.seed, scoring.score)

@@ -38,28 +38,28 @@ def run(network: str, options: ScoreCommand, say: Say) -> dict[str, Any]:
     return document
 
 
-def _scored(given: Gathered, scope: Scope, say: Say) -> dict[str, Any]:
-    model = given.network.model
+def _scored(gathered: Gathered, scope: Scope, say: Say) -> dict[str, Any]:
+    model = gathered.network.model
     check_finite(model)
     say("finding coupled channels")
-    inputs = proof_inputs(given.samples, given.scoring.seed)
-    groups = cuttable_groups(model, given.network.example, inputs, scope)
+    inputs = proof_inputs(gathered.samples, gathered.scoring.seed)
+    groups = cuttable_groups(model, gathered.network.example, inputs, scope)
     say("scoring")
-    scores = score(model, groups, given.samples, given.scoring, telling=True)
+    scores = score(model, groups, gathered.samples, gathered.scoring, telling=True)
     return {
         "schema": 1,
-        "model": given.network.source.name,
+        "model": gathered.network.source.name,
         "score": scores.criterion,
-        "data": given.samples.how,
-        "loss": loss_of(given.samples, given.scoring),
-        "trained": given.scoring.trained,
-        "trained_why": given.trained_why,
-        "seed": given.scoring.seed,
+        "data": gathered.samples.how,
+        "loss": loss_of(gathered.samples, gathered.scoring),
+        "trained": gathered.scoring.trained,
+        "trained_why": gathered.trained_why,
+        "seed": gathered.scoring.seed,
         "notes": [
-            *given.network.notes,
-            *(given.images.notes if given.images else ()),
+            *gathered.network.notes,
+            *(gathered.images.notes if gathered.images else ()),
             *([str(scores.taken)] if scores.taken else []),
-            *about_loss(given.samples, given.scoring),
+            *about_loss(gathered.samples, gathered.scoring),
         ],
         "scores": {name: values.tolist() for name, values in scores.values.items()},
     }

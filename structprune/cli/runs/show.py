@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from structprune.cli import console as shell
 from structprune.report import (
@@ -39,6 +41,16 @@ def show(report: Report, builders: Sequence[Callable[[Report], Table]]) -> None:
             shell.print_table(table, transposed=build is deployment_table)
     for sentence in _sentences(report):
         shell.print_line(sentence)
+
+
+def show_result(report: Report, folder: Path, as_json: bool) -> None:
+    """Print what came of a run whose result lies in a folder: tables and sentences, or one document."""
+    shell.written()
+    if as_json:
+        shell.print_json(asdict(report))
+        return
+    show(report, SHORT)
+    shell.print_line(f"Written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
 def _sentences(report: Report) -> Iterator[str]:

@@ -13,18 +13,18 @@ LEAST_RIGHT = 0.5
 right, such as a zoo's network on other people's classes, would teach its mistakes."""
 
 
-def teacher_of(options: FinetuneOptions, found: Gathered) -> tuple[nn.Module | None, tuple[str, ...]]:
+def teacher_of(options: FinetuneOptions, gathered: Gathered) -> tuple[nn.Module | None, tuple[str, ...]]:
     """Return the network that teaches, or None, and what a reader of the report must know of it.
 
     Where nobody says, a trained network that knows the images teaches: after mending, an epoch on labels
     alone takes back what mending gave, and one with a teacher doesn't (``benchmarks.recovery``).
     """
-    model, images = found.network.model, found.images
+    model, images = gathered.network.model, gathered.images
     if images is None or not options.finetune or options.distill is False:
         return None, ()
     if options.distill:
         return model, ("fine-tuned on the labels and on what the dense network says of the images",)
-    if not found.scoring.trained:
+    if not gathered.scoring.trained:
         return None, ()
     right = evaluate(model, images.score)
     knows = f"it is right on {100 * right:.1f} % of the scoring images"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from structprune.choices import BatchNormMode
 from structprune.nn.batch_norm import buffers_kept, evaluating
 from structprune.nn.outputs import tensors_of
-from structprune.nn.precision import doubles_kept, exact_arithmetic
+from structprune.nn.precision import cast_inputs, doubles_kept, exact_arithmetic
 from structprune.proofs.comparison.gap import Inputs, gap
 from structprune.proofs.comparison.inert import undrawn
 
@@ -59,7 +59,7 @@ class Setting:
 
 def cast(setting: Setting, dtype: torch.dtype) -> Setting:
     """The same setting in another precision."""
-    return replace(setting, inputs=tuple(x.to(dtype) if x.is_floating_point() else x for x in setting.inputs))
+    return replace(setting, inputs=cast_inputs(setting.inputs, dtype))
 
 
 def nudged(setting: Setting) -> Setting:
@@ -84,8 +84,7 @@ def in_setting(model: nn.Module, setting: Setting) -> Iterator[None]:
         stack.enter_context(_seeded(setting.seed))
         stack.enter_context(torch.set_grad_enabled(setting.gradients))
         stack.enter_context(exact_arithmetic())
-        if any(x.dtype == torch.float64 for x in model.parameters()):
-            stack.enter_context(doubles_kept())
+        stack.enter_context(doubles_kept(model))
         stack.enter_context(evaluating(model, setting.batch_norm))
         if setting.training:
             model.train()
